@@ -1,0 +1,179 @@
+"""Images from untrusted hands: limits are checked before anything is decoded.
+
+H and W are the model's input height and width.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import fsspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from encoders.item import Reason, Unencodable
+from moontide.errors import Misconfigured, Transient
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP")
+MAX_BYTES: Final = 10 * 1024 * 1024
+MAX_PIXELS: Final = 25_000_000
+# Fetching a URL that an event names is a request forged in our name; object stores are reached with our own keys.
+NEVER_ALLOWED: Final = frozenset({"http", "https", "ftp", "file", "local", "data", "sftp", "ssh", "smb", "webhdfs"})
+_EXIF_ORIENTATION: Final = 0x0112
+_DECODE_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, KeyError, IndexError,
+                         TypeError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLoader:
+    """Reads image bytes from where an item may point.
+
+    Args:
+        root: the only folder below which local paths are read, also through symbolic links; None refuses them all.
+        schemes: object-store schemes that may be read through fsspec, e.g. ``("s3", "gs")``; ``http`` is never one.
+        max_bytes: largest file.
+        max_pixels: largest width times height, as the header states it.
+
+    Raises:
+        Misconfigured: a scheme that is never allowed.
+    """
+
+    root: str | os.PathLike[str] | None = None
+    schemes: tuple[str, ...] = ()
+    max_bytes: int = MAX_BYTES
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        refused = NEVER_ALLOWED.intersection(scheme.lower() for scheme in self.schemes)
+        if refused:
+            raise Misconfigured(
+                f"image schemes: expected object stores such as s3 or gs, got {sorted(refused)}; "
+                "download such images before they enter moontide, or pass their bytes"
+            )
+
+    def read(self, image: bytes | str) -> bytes:
+        """The file's bytes, at most `max_bytes`.
+
+        Raises:
+            Unencodable: refused, missing or too large.
+            Transient: the object store failed.
+        """
+        if isinstance(image, str):
+            data = self._read_uri(image) if "://" in image else self._read_local(image)
+        else:
+            data = bytes(image)
+        if len(data) > self.max_bytes:
+            raise Unencodable(Reason.IMAGE_TOO_LARGE, f"expected at most {self.max_bytes} bytes, got more")
+        if not data:
+            raise Unencodable(Reason.IMAGE_UNREADABLE, "expected an image, got 0 bytes")
+        return data
+
+    def _read_local(self, name: str) -> bytes:
+        if self.root is None:
+            raise Unencodable(Reason.IMAGE_REFUSED, "got a local path; set ImageLoader(root=...) or pass bytes")
+        root = Path(self.root).resolve()
+        try:
+            path = (root / name).resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise Unencodable(Reason.IMAGE_MISSING, f"not a usable path ({type(error).__name__})") from error
+        if not path.is_relative_to(root):
+            raise Unencodable(Reason.IMAGE_REFUSED, "expected a path below the loader's root, got one outside")
+        try:
+            return _read_regular_file(path, self.max_bytes + 1)
+        except (OSError, ValueError) as error:
+            raise Unencodable(Reason.IMAGE_MISSING, f"cannot be read ({type(error).__name__})") from error
+
+    def _read_uri(self, uri: str) -> bytes:
+        scheme = uri.partition("://")[0].lower()
+        if scheme not in self.schemes:
+            raise Unencodable(
+                Reason.IMAGE_REFUSED, f"scheme {scheme[:20]!r} is not among the allowed {list(self.schemes)}"
+            )
+        # "::" chains file systems in fsspec: a second scheme would slip in behind an allowed one.
+        if "::" in uri:
+            raise Unencodable(Reason.IMAGE_REFUSED, "chained URIs are never read")
+        try:
+            with fsspec.open(uri, "rb") as file:
+                data: bytes = file.read(self.max_bytes + 1)
+                return data
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise Unencodable(Reason.IMAGE_MISSING, f"no such object ({type(error).__name__})") from error
+        except PermissionError as error:
+            raise Misconfigured(f"image store {scheme}: permission denied; give this process read access") from error
+        except OSError as error:
+            raise Transient(f"image store {scheme}: {type(error).__name__}; retry") from error
+
+
+def decode(data: bytes, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB of an image file's first frame, upright, on white, stretched to `size` = (H, W).
+
+    Raises:
+        Unencodable: not a JPEG, PNG or WEBP, damaged, or more than `max_pixels`.
+    """
+    height, width = size
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _decode(data, width, height, max_pixels)
+    except _DECODE_ERRORS as error:
+        raise Unencodable(
+            Reason.IMAGE_UNREADABLE, f"expected a whole {', '.join(FORMATS)} file ({type(error).__name__})"
+        ) from error
+
+
+def _decode(data: bytes, width: int, height: int, max_pixels: int) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.width * image.height > max_pixels:
+            raise Unencodable(
+                Reason.IMAGE_TOO_LARGE, f"expected at most {max_pixels} pixels, got {image.width}x{image.height}"
+            )
+        # Twice the target keeps the later resize sharp, whichever way the picture is turned.
+        side = 2 * max(width, height)
+        image.draft("RGB", (side, side))
+        upright = _upright(_to_rgb(image), image)
+        small = upright.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+        return np.asarray(small, dtype=np.uint8)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        wide = np.asarray(image, dtype=np.int64)
+        return Image.fromarray((np.clip(wide, 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        canvas = Image.new("RGB", rgba.size, (255, 255, 255))
+        canvas.paste(rgba, mask=rgba.getchannel("A"))
+        return canvas
+    return image.convert("RGB")
+
+
+def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:
+    try:
+        orientation = source.getexif().get(_EXIF_ORIENTATION, 1)
+    except _DECODE_ERRORS:
+        # Pixels behind a damaged EXIF block are still good.
+        return rgb
+    if orientation == 1:
+        return rgb
+    rgb.getexif()[_EXIF_ORIENTATION] = orientation
+    turned: Image.Image = ImageOps.exif_transpose(rgb)
+    return turned
+
+
+def _read_regular_file(path: Path, limit: int) -> bytes:
+    # O_NONBLOCK: opening a FIFO would otherwise wait for a writer for ever.
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise FileNotFoundError("not a regular file")
+        return file.read(limit)

@@ -1,0 +1,217 @@
+"""Text to hashed features: words and character n-grams, without a Python loop over characters.
+
+B texts, L features a text. A feature's hash is a polynomial over the code points of its span, read off one prefix sum
+over the whole batch; hence thousands of titles cost a few array operations.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.item import Item
+
+_BASE: Final = 0x9E3779B97F4A7C15 | 1
+_BASE_INVERSE: Final = pow(_BASE, -1, 2**64)
+_SPACE: Final = 32
+
+
+class Kind(IntEnum):
+    """What a feature is; the model weighs every kind apart. `PAD` fills rows up to L and weighs nothing."""
+
+    PAD = 0
+    TITLE_WORD = 1
+    TITLE_GRAM = 2
+    ATTRIBUTE_WORD = 3
+    ATTRIBUTE_GRAM = 4
+    DESCRIPTION_WORD = 5
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerConfig:
+    """What `tokenizer.json` holds.
+
+    Args:
+        buckets: rows of the embedding table.
+        grams: lengths of character n-grams; a word's boundary counts as one character.
+        title_chars, attribute_chars, description_chars: how much of each field is read.
+    """
+
+    buckets: int = 32_768
+    grams: tuple[int, ...] = (3, 4, 5)
+    title_chars: int = 300
+    attribute_chars: int = 300
+    description_chars: int = 2_000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grams", tuple(self.grams))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """Ragged features of B texts: row b owns ``ids[offsets[b]:offsets[b + 1]]``.
+
+    Attributes:
+        ids: (T,) int32 buckets.
+        kinds: (T,) uint8 of `Kind`.
+        offsets: (B + 1,) int64.
+    """
+
+    ids: NDArray[np.int32]
+    kinds: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(B,) features per row."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: NDArray[np.int64]) -> Tokens:
+        """The texts of `rows`, in that order."""
+        if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
+            return self
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        source = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return Tokens(self.ids[source], self.kinds[source], offsets)
+
+    def padded(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """ids and kinds of `rows`, each (len(rows), L), padded with bucket 0 of `Kind.PAD`."""
+        lengths = self.lengths[rows]
+        width = max(int(lengths.max(initial=0)), 1)
+        columns = np.arange(width)
+        inside = columns[None, :] < lengths[:, None]
+        source = (self.offsets[rows][:, None] + columns[None, :])[inside]
+        ids = np.zeros(inside.shape, np.int32)
+        kinds = np.zeros(inside.shape, np.uint8)
+        ids[inside] = self.ids[source]
+        kinds[inside] = self.kinds[source]
+        return ids, kinds
+
+
+class Tokenizer:
+    """Turns items into `Tokens`. Needs no vocabulary: term weights live in the model."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        self.config = config
+
+    def __call__(self, items: Sequence[Item]) -> Tokens:
+        """Features of `items` in order; an item without letters or digits has none."""
+        config = self.config
+        fields = (
+            ([item.title for item in items], config.title_chars, Kind.TITLE_WORD, Kind.TITLE_GRAM),
+            ([item.attributes for item in items], config.attribute_chars, Kind.ATTRIBUTE_WORD, Kind.ATTRIBUTE_GRAM),
+            ([item.description for item in items], config.description_chars, Kind.DESCRIPTION_WORD, None),
+        )
+        parts = [self._field(*field) for field in fields if any(field[0])]
+        return _merge(parts, len(items))
+
+    def _field(
+        self, texts: Sequence[str | None], limit: int, word: Kind, gram: Kind | None
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.int32], Kind]]:
+        codes, owners = _code_points([normalise(text, limit) for text in texts])
+        sums, inverses = _prefix_sums(codes)
+        starts, stops = _words(codes)
+        parts = [(owners[starts], self._bucket(sums, inverses, starts - 1, stops + 1, seed=1), word)]
+        if gram is None:
+            return parts
+        # A window may touch white space at its ends only, or it would span two words.
+        breaks = np.concatenate([[0], np.cumsum(codes == _SPACE)])
+        for size in self.config.grams:
+            first = np.arange(max(len(codes) - size + 1, 0))
+            whole = breaks[first + size - 1] == breaks[first + 1]
+            first = first[whole]
+            parts.append((owners[first + 1], self._bucket(sums, inverses, first, first + size, seed=2), gram))
+        return parts
+
+    def _bucket(
+        self,
+        sums: NDArray[np.uint64],
+        inverses: NDArray[np.uint64],
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
+        *,
+        seed: int,
+    ) -> NDArray[np.int32]:
+        spans = (sums[stops] - sums[starts]) * inverses[starts]
+        return (_mix(spans + np.uint64(seed)) % np.uint64(self.config.buckets)).astype(np.int32)
+
+
+def normalise(text: str | None, limit: int) -> str:
+    """The first `limit` characters, without case and accents."""
+    if not text:
+        return ""
+    text = text[:limit]
+    if text.isascii():
+        return text.lower()
+    folded = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(char for char in folded if not unicodedata.combining(char))[: 2 * limit]
+
+
+def _code_points(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Code points of all texts, separators as spaces, a space around each text, and the row that owns each."""
+    joined = " " + "".join(f"{text} " for text in texts)
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32).copy()
+    codes[~_is_word_character(codes)] = _SPACE
+    lengths = np.fromiter((len(text) + 1 for text in texts), np.int64, len(texts))
+    owners = np.empty(len(codes), np.int64)
+    owners[0] = 0
+    owners[1:] = np.repeat(np.arange(len(texts)), lengths)
+    return codes, owners
+
+
+def _is_word_character(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    digit = (codes >= 48) & (codes <= 57)
+    letter = (codes >= 97) & (codes <= 122)
+    # Above Latin-1's signs everything is a letter but punctuation, symbols (2000-2BFF) and CJK punctuation.
+    other = (codes >= 0xC0) & ~((codes >= 0x2000) & (codes < 0x2C00)) & ~((codes >= 0x3000) & (codes < 0x3040))
+    result: NDArray[np.bool_] = digit | letter | other
+    return result
+
+
+def _words(codes: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    inside = codes != _SPACE
+    edges = np.diff(inside.astype(np.int8), prepend=0, append=0)
+    return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+
+
+def _prefix_sums(codes: NDArray[np.uint32]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Sums S with S[j] - S[i] = sum of codes[i:j] * base^position, and base^-position, all modulo 2^64."""
+    count = len(codes)
+    powers = np.full(count, _BASE, np.uint64)
+    powers[0] = 1
+    np.cumprod(powers, out=powers)
+    inverses = np.full(count, _BASE_INVERSE, np.uint64)
+    inverses[0] = 1
+    np.cumprod(inverses, out=inverses)
+    sums = np.zeros(count + 1, np.uint64)
+    np.cumsum(_mix(codes.astype(np.uint64)) * powers, out=sums[1:])
+    return sums, inverses
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finaliser: neighbouring inputs land far apart."""
+    mixed = values + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _merge(fields: Sequence[list[tuple[NDArray[np.int64], NDArray[np.int32], Kind]]], rows: int) -> Tokens:
+    parts = [part for field in fields for part in field]
+    owners = np.concatenate([np.zeros(0, np.int64), *[part[0] for part in parts]])
+    ids = np.concatenate([np.zeros(0, np.int32), *[part[1] for part in parts]])
+    kinds = np.concatenate([np.zeros(0, np.uint8), *[np.full(len(part[0]), part[2], np.uint8) for part in parts]])
+    order = np.argsort(owners, kind="stable")
+    offsets = np.zeros(rows + 1, np.int64)
+    np.cumsum(np.bincount(owners, minlength=rows), out=offsets[1:])
+    return Tokens(ids[order], kinds[order], offsets)

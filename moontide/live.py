@@ -1,0 +1,170 @@
+"""The live spaces of a site: ``spaces.toml``, read by feature_repo, jobs, serving and the consumer.
+
+.. code-block:: toml
+
+    [[space]]
+    name = "moon"
+    version = 1
+    dim = 128
+    encoder_digest = "sha256:..."
+    artifact = "artifacts/moon_v1"      # relative to this file
+
+    [[simtier]]
+    space = "moon_v1"
+    tiers = 20
+    length = 50
+    self_match = "drop_same_id"
+
+    [[service]]
+    name = "ctr_v1"                     # a ranking model keeps the space it was trained on
+    space = "moon_v1"
+    simtier = "moon_v1_n20_l50_drop"
+    item_fields = ["price", "category"]
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moontide import views
+from moontide.errors import Misconfigured
+from moontide.simtier import SimTierSpec
+from moontide.spaces import EmbeddingSpace
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSpace:
+    """A space and the folder of the artifact that encodes into it."""
+
+    space: EmbeddingSpace
+    artifact: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A feature service: what one ranking model reads, pinned to the space it was trained on."""
+
+    name: str
+    space: EmbeddingSpace
+    simtier: SimTierSpec
+    item_fields: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSpaces:
+    """Contents of one ``spaces.toml``."""
+
+    path: Path
+    spaces: tuple[LiveSpace, ...]
+    simtiers: tuple[SimTierSpec, ...]
+    services: tuple[Service, ...]
+
+    def space(self, space_id: str) -> EmbeddingSpace:
+        """The live space of that id, or `Misconfigured`."""
+        return self.live(space_id).space
+
+    def live(self, space_id: str) -> LiveSpace:
+        """The live space of that id with its artifact, or `Misconfigured`."""
+        return _one(self.spaces, lambda s: s.space.id, space_id, f"{self.path}: space")
+
+    def simtier(self, spec_id: str) -> SimTierSpec:
+        """The SimTier spec of that id, or `Misconfigured`."""
+        return _one(self.simtiers, lambda s: s.spec_id, spec_id, f"{self.path}: simtier")
+
+    def service(self, name: str) -> Service:
+        """The feature service of that name, or `Misconfigured`."""
+        return _one(self.services, lambda s: s.name, name, f"{self.path}: service")
+
+    def views(self) -> list[views.ViewSpec]:
+        """Every feature view of the site."""
+        return [
+            *(views.embedding_view(s.space) for s in self.spaces),
+            views.item_features(),
+            *(views.user_sequence(name) for name in sorted({s.sequence for s in self.simtiers} | {"user_sequence"})),
+            *(views.simtier_view(s) for s in self.simtiers),
+        ]
+
+
+def load_spaces(path: Path) -> LiveSpaces:
+    """Read ``spaces.toml``.
+
+    Raises:
+        Misconfigured: no such file, not TOML, an unknown or missing key, a duplicate, or a reference to nothing.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Misconfigured(
+            f"live spaces: expected a file at {path}, got none; copy feature_repo/spaces.toml there or set MOONTIDE_SPACES_FILE"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{path}: expected TOML, got: {error}") from error
+    unknown = set(raw) - {"space", "simtier", "service"}
+    if unknown:
+        raise Misconfigured(f"{path}: expected tables space, simtier, service, got also {sorted(unknown)}")
+    spaces = tuple(_space(path, entry) for entry in raw.get("space", []))
+    by_id = {s.space.id: s.space for s in spaces}
+    simtiers = tuple(_simtier(path, entry, by_id) for entry in raw.get("simtier", []))
+    specs = {s.spec_id: s for s in simtiers}
+    services = tuple(_service(path, entry, by_id, specs) for entry in raw.get("service", []))
+    for what, ids in (
+        ("space", [s.space.id for s in spaces]),
+        ("simtier", [s.spec_id for s in simtiers]),
+        ("service", [s.name for s in services]),
+    ):
+        if len(ids) != len(set(ids)):
+            raise Misconfigured(f"{path}: expected each {what} once, got {sorted(ids)}")
+    return LiveSpaces(path, spaces, simtiers, services)
+
+
+def _space(path: Path, entry: dict[str, Any]) -> LiveSpace:
+    known = _only(path, "space", entry, {"name", "version", "dim", "encoder_digest", "codec", "metric", "artifact"})
+    artifact = known.pop("artifact", None)
+    try:
+        space = EmbeddingSpace(**known)
+    except (TypeError, ValueError) as error:
+        raise Misconfigured(f"{path}: space: expected name, version, dim, got {sorted(entry)}: {error}") from error
+    return LiveSpace(space, None if artifact is None else (path.parent / str(artifact)).resolve())
+
+
+def _simtier(path: Path, entry: dict[str, Any], spaces: dict[str, EmbeddingSpace]) -> SimTierSpec:
+    known = _only(path, "simtier", entry, {"space", "tiers", "length", "sequence", "self_match"})
+    space_id = known.pop("space", None)
+    if space_id not in spaces:
+        raise Misconfigured(f"{path}: simtier: expected a space among {sorted(spaces)}, got {space_id!r}")
+    return SimTierSpec(space_id, **known)
+
+
+def _service(path: Path, entry: dict[str, Any], spaces: dict[str, EmbeddingSpace], specs: dict[str, SimTierSpec]) -> Service:
+    known = _only(path, "service", entry, {"name", "space", "simtier", "item_fields"})
+    missing = {"name", "space", "simtier"} - set(known)
+    if missing:
+        raise Misconfigured(f"{path}: service: expected name, space and simtier, got no {sorted(missing)}")
+    if known["space"] not in spaces or known["simtier"] not in specs:
+        raise Misconfigured(
+            f"{path}: service {known['name']}: expected a space among {sorted(spaces)} and a simtier among {sorted(specs)}, "
+            f"got {known['space']!r} and {known['simtier']!r}"
+        )
+    spec = specs[known["simtier"]]
+    if spec.space_id != known["space"]:
+        raise Misconfigured(f"{path}: service {known['name']}: expected tiers of {known['space']}, got {spec.spec_id}")
+    fields = tuple(known.get("item_fields", ()))
+    views.item_features().require_fields(list(fields))
+    return Service(known["name"], spaces[known["space"]], spec, fields)
+
+
+def _only(path: Path, what: str, entry: dict[str, Any], allowed: set[str]) -> dict[str, Any]:
+    unknown = set(entry) - allowed
+    if unknown:
+        raise Misconfigured(f"{path}: {what}: expected keys {sorted(allowed)}, got {sorted(unknown)}")
+    return dict(entry)
+
+
+def _one(values: tuple[Any, ...], key: Any, wanted: str, what: str) -> Any:
+    found = [v for v in values if key(v) == wanted]
+    if not found:
+        raise Misconfigured(f"{what}: expected one of {sorted(key(v) for v in values)}, got {wanted!r}")
+    return found[0]

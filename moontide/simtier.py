@@ -1,0 +1,213 @@
+"""SimTier: how many of a user's behaviours fall in each tier of cosine similarity to a candidate.
+
+Shapes: C candidates, L behaviours, N tiers, D dims. N equal tiers over [-1, 1], right-closed:
+``tier = clip(ceil(cos * N/2) + N/2 - 1, 0, N - 1)`` with cos in float32 as
+``float32(dot) * inv_norm_candidate * inv_norm_history``, in that order. This float32 formula is the definition; the exact
+rational answer may differ from it within 2 ulp of an edge, by one tier.
+
+Source: SimTier (arXiv 2407.19467, section 4.1). Counts are raw and masked; ``log1p`` and learned weights belong to the
+ranking model. MUSE's released code counts padding as cosine 0: add `TierCounts.missing` to tier N/2 - 1 to derive that form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moontide import names
+from moontide.embeddings import Embeddings
+from moontide.errors import Misconfigured, SpaceMismatch
+from moontide.tier_kernel import KERNEL, pair_tiers
+
+MAX_TIERS: Final = 1_000
+SELF_MATCH_RULES: Final = ("keep", "drop_same_id")
+
+
+@dataclass(frozen=True, slots=True)
+class SimTierSpec:
+    """What makes one SimTier feature.
+
+    Args:
+        space_id: id of the embedding space the cosines are computed in.
+        tiers: N, even, 2 to 1,000.
+        length: L, how many of the newest behaviours the *caller* passes to the kernel.
+        sequence: name of the sequence view the behaviours come from.
+        self_match: ``keep``, or ``drop_same_id``: a behaviour on the candidate itself is counted nowhere.
+
+    Raises:
+        Misconfigured: a value outside these rules.
+    """
+
+    space_id: str
+    tiers: int = 20
+    length: int = 50
+    sequence: str = names.USER_SEQUENCE
+    self_match: str = "drop_same_id"
+
+    def __post_init__(self) -> None:
+        if self.tiers < 2 or self.tiers > MAX_TIERS or self.tiers % 2:
+            raise Misconfigured(f"SimTierSpec.tiers: expected an even number from 2 to {MAX_TIERS}, got {self.tiers}")
+        if self.length < 1:
+            raise Misconfigured(f"SimTierSpec.length: expected 1 or more, got {self.length}")
+        if self.self_match not in SELF_MATCH_RULES:
+            raise Misconfigured(f"SimTierSpec.self_match: expected one of {SELF_MATCH_RULES}, got {self.self_match!r}")
+
+    @property
+    def spec_id(self) -> str:
+        """Names the feature: every part of the spec is in it, e.g. ``moon_v1_n20_l50_drop``."""
+        rule = "drop" if self.self_match == "drop_same_id" else "keep"
+        tail = "" if self.sequence == names.USER_SEQUENCE else f"_{self.sequence}"
+        return f"{self.space_id}_n{self.tiers}_l{self.length}_{rule}{tail}"
+
+    @property
+    def view(self) -> str:
+        """Feast view of tiers computed ahead for this spec."""
+        return names.simtier_view(self.spec_id)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TierCounts:
+    """Tiers of C candidates against one history (or of all rows of a ragged batch).
+
+    Attributes:
+        counts: (C, N) int32, behaviours per tier.
+        missing: (C,) int32, behaviours that fell in no tier: no vector on either side, padding included.
+            ``counts.sum(axis=1) + missing`` is L, less the behaviours that `drop_same_id` dropped.
+    """
+
+    counts: NDArray[np.int32]
+    missing: NDArray[np.int32]
+
+
+def tier_counts(candidates: Embeddings, history: Embeddings, spec: SimTierSpec) -> TierCounts:
+    """Count, for each candidate, the behaviours of one user per similarity tier.
+
+    Args:
+        candidates: C rows; a row that is not present has counts 0 and everything in `missing`.
+        history: the user's behaviours, newest last, already truncated to ``spec.length`` by the caller; a row that is not
+            present (unknown item, zero vector, padding) goes to `missing`, never into a tier. One item may occur many times.
+        spec: must name the space of both; with `drop_same_id` both must carry ids.
+
+    Returns:
+        `TierCounts`: counts (C, N) int32, missing (C,) int32. C = 0 and L = 0 are fine.
+
+    Raises:
+        SpaceMismatch: a space other than the spec's.
+        ValueError: `drop_same_id` without ids.
+    """
+    _check(candidates, history, spec)
+    same = _same_ids(candidates.ids, history.ids) if spec.self_match == "drop_same_id" else None
+    return _count(candidates, history, spec.tiers, same)
+
+
+def tier_counts_ragged(
+    candidates: Embeddings,
+    cand_offsets: NDArray[np.integer],
+    history: Embeddings,
+    hist_offsets: NDArray[np.integer],
+    spec: SimTierSpec,
+) -> TierCounts:
+    """`tier_counts` of many users in one call.
+
+    Args:
+        candidates: the candidates of all U users, end to end.
+        cand_offsets: (U + 1,) rising; user u has rows ``cand_offsets[u]:cand_offsets[u + 1]``.
+        history: the behaviours of all users, end to end.
+        hist_offsets: (U + 1,) likewise.
+        spec: as in `tier_counts`.
+
+    Returns:
+        `TierCounts` in candidate row order, equal to U separate calls.
+
+    Raises:
+        ValueError: offsets of another length, not rising, or not covering the rows.
+        SpaceMismatch: a space other than the spec's.
+    """
+    _check(candidates, history, spec)
+    _check_offsets(cand_offsets, len(candidates), "cand_offsets")
+    _check_offsets(hist_offsets, len(history), "hist_offsets")
+    if len(cand_offsets) != len(hist_offsets):
+        raise ValueError(f"expected as many users on both sides, got {len(cand_offsets) - 1} and {len(hist_offsets) - 1}")
+    counts = np.zeros((len(candidates), spec.tiers), np.int32)
+    missing = np.zeros(len(candidates), np.int32)
+    for user in range(len(cand_offsets) - 1):
+        rows = slice(int(cand_offsets[user]), int(cand_offsets[user + 1]))
+        seen = slice(int(hist_offsets[user]), int(hist_offsets[user + 1]))
+        mine, theirs = candidates.take(rows), history.take(seen)
+        same = _same_ids(mine.ids, theirs.ids) if spec.self_match == "drop_same_id" else None
+        part = _count(mine, theirs, spec.tiers, same)
+        counts[rows], missing[rows] = part.counts, part.missing
+    return TierCounts(counts, missing)
+
+
+def reference_tier_counts(candidates: Embeddings, history: Embeddings, spec: SimTierSpec) -> TierCounts:
+    """The definition as anyone can read it: one pair at a time. Slow; every implementation must equal it bit for bit."""
+    _check(candidates, history, spec)
+    counts = np.zeros((len(candidates), spec.tiers), np.int32)
+    missing = np.zeros(len(candidates), np.int32)
+    half = np.float32(spec.tiers // 2)
+    for c in range(len(candidates)):
+        for j in range(len(history)):
+            if spec.self_match == "drop_same_id" and candidates.ids and history.ids and candidates.ids[c] == history.ids[j]:
+                continue
+            if not (candidates.present[c] and history.present[j]):
+                missing[c] += 1
+                continue
+            dot = int(candidates.codes[c].astype(np.int64) @ history.codes[j].astype(np.int64))
+            cos = np.float32(dot) * candidates.inv_norm[c] * history.inv_norm[j]
+            tier = int(np.ceil(cos * half)) + spec.tiers // 2 - 1
+            counts[c, min(max(tier, 0), spec.tiers - 1)] += 1
+    return TierCounts(counts, missing)
+
+
+def _count(candidates: Embeddings, history: Embeddings, tiers: int, same: NDArray[np.bool_] | None) -> TierCounts:
+    length = len(history)
+    usable = candidates.present[:, None] & history.present[None, :]
+    if same is not None:
+        usable &= ~same
+    counted = KERNEL(candidates.codes, candidates.inv_norm, history.codes, history.inv_norm, tiers, usable)
+    dropped = 0 if same is None else same.sum(axis=1, dtype=np.int32)
+    missing = np.full(len(candidates), length, np.int32) - dropped - counted.sum(axis=1, dtype=np.int32)
+    return TierCounts(counted, missing.astype(np.int32))
+
+
+def _same_ids(left: Sequence[str] | None, right: Sequence[str] | None) -> NDArray[np.bool_]:
+    """(C, L) bool, through integer codes: comparing C x L strings costs more than the kernel."""
+    if left is None or right is None:
+        raise ValueError("drop_same_id: expected ids on candidates and history, got none; use Embeddings.with_ids")
+    number: dict[str, int] = {}
+    a = np.fromiter((number.setdefault(i, len(number)) for i in left), np.int64, len(left))
+    b = np.fromiter((number.get(i, -1) for i in right), np.int64, len(right))
+    return a[:, None] == b[None, :]
+
+
+def _check(candidates: Embeddings, history: Embeddings, spec: SimTierSpec) -> None:
+    for name, side in (("candidates", candidates), ("history", history)):
+        if side.space.id != spec.space_id:
+            raise SpaceMismatch(f"tier_counts: {name}: expected space {spec.space_id}, got {side.space.id}")
+    if candidates.space != history.space:
+        raise SpaceMismatch(
+            f"tier_counts: both sides are called {spec.space_id} but differ in dim or encoder digest: "
+            f"{candidates.space.dim}/{candidates.space.encoder_digest[:15]} and "
+            f"{history.space.dim}/{history.space.encoder_digest[:15]}"
+        )
+
+
+def _check_offsets(offsets: NDArray[np.integer], rows: int, name: str) -> None:
+    ok = offsets.ndim == 1 and len(offsets) >= 1 and offsets[0] == 0 and offsets[-1] == rows
+    if not ok or bool((np.diff(offsets) < 0).any()):
+        raise ValueError(f"{name}: expected rising offsets from 0 to {rows}, got {offsets[:5]}..{offsets[-1:]}")
+
+
+__all__ = [
+    "SimTierSpec",
+    "TierCounts",
+    "pair_tiers",
+    "reference_tier_counts",
+    "tier_counts",
+    "tier_counts_ragged",
+]

@@ -1,0 +1,1 @@
+"""Adapters, one file per system: online (packed records), index (Milvus), offline (Parquet)."""
