@@ -12,6 +12,7 @@ from moontide.errors import Poison
 from moontide.spaces import EmbeddingSpace, require_same_space
 
 CODE_MAX = 127
+_DTYPES = (np.dtype(np.int8), np.dtype(np.float32), np.dtype(np.float32), np.dtype(np.bool_))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +45,7 @@ class Embeddings:
         if rows < 0 or got != expected:
             raise ValueError(f"Embeddings of {self.space.id}: expected shapes (B, {self.space.dim}), (B,) x 3, got {got}")
         dtypes = (self.codes.dtype, self.scale.dtype, self.inv_norm.dtype, self.present.dtype)
-        if dtypes != (np.int8, np.float32, np.float32, np.bool_):
+        if dtypes != _DTYPES:
             raise ValueError(f"Embeddings: expected dtypes int8, float32, float32, bool, got {dtypes}")
         if self.ids is not None and len(self.ids) != rows:
             raise ValueError(f"Embeddings: expected {rows} ids, got {len(self.ids)}")
@@ -53,9 +54,7 @@ class Embeddings:
         return int(self.codes.shape[0])
 
     @classmethod
-    def from_float(
-        cls, space: EmbeddingSpace, vectors: NDArray[np.floating], *, ids: Sequence[str] | None = None
-    ) -> Embeddings:
+    def from_float(cls, space: EmbeddingSpace, vectors: NDArray[np.floating], *, ids: Sequence[str] | None = None) -> Embeddings:
         """Quantise (B, D) float vectors, once: per-vector max scaling, round half to even.
 
         Cost against float32: about 0.35 % of pairs change tier at tier width 0.1.

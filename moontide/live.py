@@ -25,14 +25,17 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from moontide import views
 from moontide.errors import Misconfigured
 from moontide.simtier import SimTierSpec
 from moontide.spaces import EmbeddingSpace
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +166,7 @@ def _only(path: Path, what: str, entry: dict[str, Any], allowed: set[str]) -> di
     return dict(entry)
 
 
-def _one(values: tuple[Any, ...], key: Any, wanted: str, what: str) -> Any:
+def _one(values: tuple[T, ...], key: Callable[[T], str], wanted: str, what: str) -> T:
     found = [v for v in values if key(v) == wanted]
     if not found:
         raise Misconfigured(f"{what}: expected one of {sorted(key(v) for v in values)}, got {wanted!r}")

@@ -37,9 +37,7 @@ class WriteOrder(NamedTuple):
 
     def pack(self) -> bytes:
         """40 bytes whose unsigned byte order is this order."""
-        return _PACK.pack(
-            self.source_version + _SIGN, self.event_timestamp + _SIGN, self.encoded_at + _SIGN, self.content_hash
-        )
+        return _PACK.pack(self.source_version + _SIGN, self.event_timestamp + _SIGN, self.encoded_at + _SIGN, self.content_hash)
 
     @classmethod
     def unpack(cls, packed: bytes | memoryview) -> WriteOrder:

@@ -182,7 +182,7 @@ def _same_ids(left: Sequence[str] | None, right: Sequence[str] | None) -> NDArra
     number: dict[str, int] = {}
     a = np.fromiter((number.setdefault(i, len(number)) for i in left), np.int64, len(left))
     b = np.fromiter((number.get(i, -1) for i in right), np.int64, len(right))
-    return a[:, None] == b[None, :]
+    return np.equal(a[:, None], b[None, :])
 
 
 def _check(candidates: Embeddings, history: Embeddings, spec: SimTierSpec) -> None:

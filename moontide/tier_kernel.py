@@ -23,8 +23,9 @@ Kernel = Callable[
 
 def exact_dots(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.float32]:
     """(C, L) float32 of the integer dots of (C, D) and (L, D) codes, each rounded at most once."""
-    wide: type[np.float32] | type[np.float64] = np.float32 if left.shape[1] <= FLOAT32_EXACT_DIM else np.float64
-    return (left.astype(wide) @ right.astype(wide).T).astype(np.float32)
+    wide = np.dtype(np.float32 if left.shape[1] <= FLOAT32_EXACT_DIM else np.float64)
+    dots: NDArray[np.float32] = np.matmul(left.astype(wide), right.astype(wide).T).astype(np.float32, copy=False)
+    return dots
 
 
 def pair_tiers(

@@ -70,9 +70,7 @@ class ViewSpec:
 
 def embedding_view(space: EmbeddingSpace) -> ViewSpec:
     """Item embeddings of one space: the float vector (``codes * scale``), the codes it comes from, and the fence."""
-    return ViewSpec(
-        space.view, ViewKind.EMBEDDING, (names.ITEM_ID,), schemas.ITEM_EMBEDDING, created="encoded_at", fenced=True
-    )
+    return ViewSpec(space.view, ViewKind.EMBEDDING, (names.ITEM_ID,), schemas.ITEM_EMBEDDING, created="encoded_at", fenced=True)
 
 
 def item_features() -> ViewSpec:

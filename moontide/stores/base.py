@@ -46,7 +46,8 @@ class WriteCounts:
 
 class Matrix(NamedTuple):
     """A packed numeric read: values (B, D) float32 (NaN where not present), status (B,) int8 of `Status`,
-    event_timestamps (B,) int64 microseconds (0 where absent; kept where expired or deleted)."""
+    event_timestamps (B,) int64 microseconds (0 where absent; kept where expired or deleted).
+    """
 
     values: NDArray[np.float32]
     status: NDArray[np.int8]
@@ -121,7 +122,7 @@ class OnlineStore(Protocol):
         """Mark stored items dirty (repair: the index was found to lack them); returns how many had a record."""
 
     def delete(self, view: ViewSpec, ids: Sequence[EntityId]) -> int:
-        """Remove records for good, with no tombstone (a write of any version is accepted after it); returns how many were there."""
+        """Remove records for good, with no tombstone (any version is accepted after it); returns how many there were."""
 
     def drop_view(self, view: ViewSpec) -> int:
         """Remove every record and mark of a view; returns how many records."""
@@ -164,7 +165,7 @@ class VectorIndex(Protocol):
         """The order key each indexed row was made from; None where there is no row."""
 
     def search(self, space: EmbeddingSpace, queries: Embeddings, k: int) -> Matches:
-        """The k nearest items of each query by cosine; fewer where the space holds fewer. A query that is not present has none.
+        """The k nearest items of each query by cosine; fewer where the space holds fewer. An absent query has none.
 
         Raises:
             SpaceMismatch: queries of another space.
