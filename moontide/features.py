@@ -1,0 +1,157 @@
+"""What jobs, streaming and serving share: from ids to tiers, by one path, so that all of them give the same values."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from moontide import schemas
+from moontide.embeddings import Embeddings
+from moontide.order import WriteOrder
+from moontide.sequences import BehaviourSequence
+from moontide.simtier import SimTierSpec, TierCounts, tier_counts
+from moontide.spaces import EmbeddingSpace
+from moontide.stores.base import OnlineStore
+from moontide.views import embedding_view, user_sequence
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestTiers:
+    """Everything the tiers of one request were computed from.
+
+    candidates (C rows), history (at most L rows, newest last), counts (C, N) and missing (C,), sequence_version.
+    """
+
+    candidates: Embeddings
+    history: Embeddings
+    tiers: TierCounts
+    sequence_version: int
+
+
+def request_tiers(
+    store: OnlineStore, space: EmbeddingSpace, spec: SimTierSpec, user_id: str, item_ids: Sequence[str]
+) -> RequestTiers:
+    """Tiers of C candidates for one user, from the current records: one sequence read, one packed vector read.
+
+    A user without a sequence has counts 0 and missing 0; an item without a vector has counts 0 and the whole history missing.
+
+    Raises:
+        SpaceMismatch: the store holds another space's vectors.
+    """
+    sequence = store.read_sequences(user_sequence(spec.sequence), [user_id])[0]
+    seen = sequence.item_ids[-spec.length :]
+    vectors = store.read_embeddings(space, [*item_ids, *seen])
+    candidates, history = vectors.take(slice(0, len(item_ids))), vectors.take(slice(len(item_ids), None))
+    return RequestTiers(candidates, history, tier_counts(candidates, history, spec), sequence.version)
+
+
+def compute_tiers(
+    store: OnlineStore,
+    space: EmbeddingSpace,
+    spec: SimTierSpec,
+    candidates: Mapping[str, Sequence[str]],
+    *,
+    now_us: int,
+) -> pa.Table:
+    """Tiers to be stored ahead, for each user's candidate list.
+
+    Args:
+        store: where sequences and vectors are current.
+        space: space of `spec`.
+        spec: names the view the rows belong to.
+        candidates: user id -> item ids; bounded by the caller (a few thousand pairs a call).
+        now_us: `computed_at`, microseconds UTC: the rows are right as of it.
+
+    Returns:
+        One row of `schemas.USER_ITEM_SIMTIER` per (user, item), users and items in the order given.
+    """
+    users = list(candidates)
+    sequences = store.read_sequences(user_sequence(spec.sequence), users)
+    histories = [s.item_ids[-spec.length :] for s in sequences]
+    needed = sorted({i for h in histories for i in h} | {i for items in candidates.values() for i in items})
+    vectors, orders = read_with_orders(store, space, needed)
+    row = {item: n for n, item in enumerate(needed)}
+    parts = []
+    for user, sequence, seen in zip(users, sequences, histories, strict=True):
+        history = vectors.take(np.array([row[i] for i in seen], np.int64))
+        mine = vectors.take(np.array([row[i] for i in candidates[user]], np.int64))
+        counted = tier_counts(mine, history, spec)
+        digest = history_digest(seen, [orders[row[i]] for i in seen])
+        parts.append(_simtier_rows(user, list(candidates[user]), counted, sequence, digest, now_us))
+    return pa.concat_tables(parts) if parts else schemas.USER_ITEM_SIMTIER.empty_table()
+
+
+def history_digest(item_ids: Sequence[str], orders: Sequence[WriteOrder | None]) -> str:
+    """32 hex digits over the history's (item, record version) pairs in order: it changes when any vector of it does."""
+    state = hashlib.blake2b(digest_size=16)
+    for item, order in zip(item_ids, orders, strict=True):
+        state.update(item.encode() + b"\0" + (b"-" if order is None else order.pack()))
+    return state.hexdigest()
+
+
+def read_with_orders(store: OnlineStore, space: EmbeddingSpace, ids: Sequence[str]) -> tuple[Embeddings, list[WriteOrder | None]]:
+    """Vectors together with the version of the very record each came from; ids must be distinct."""
+    records = store.read_records(embedding_view(space), list(ids))
+    found = {item: n for n, item in enumerate(records.column("item_id").to_pylist())}
+    at = np.array([found.get(i, -1) for i in ids], np.int64)
+    return _vectors_at(space, records, at, ids), _orders_at(records, at)
+
+
+def embeddings_of(space: EmbeddingSpace, records: pa.Table) -> Embeddings:
+    """The vectors of rows of `schemas.ITEM_EMBEDDING` (one space), tombstones not present.
+
+    Raises:
+        ValueError: a row whose codes are not `space.dim` bytes.
+    """
+    rows = records.num_rows
+    raw = b"".join(value for value in records.column("codes").to_pylist())
+    if len(raw) != rows * space.dim:
+        raise ValueError(f"{space.id}: expected {space.dim} codes a row, got {len(raw)} bytes in {rows} rows")
+    codes = np.frombuffer(raw, np.int8).reshape(rows, space.dim)
+    scale = records.column("scale").to_numpy().astype(np.float32, copy=False)
+    return Embeddings.from_codes(space, codes, scale, ids=records.column("item_id").to_pylist())
+
+
+def _vectors_at(space: EmbeddingSpace, records: pa.Table, at: NDArray[np.int64], ids: Sequence[str]) -> Embeddings:
+    if not records.num_rows:
+        return Embeddings.absent(space, len(ids), ids=ids)
+    vectors = embeddings_of(space, records)
+    gone = at < 0
+    taken = vectors.take(np.where(gone, 0, at))
+    codes, scale = taken.codes.copy(), taken.scale.copy()
+    codes[gone], scale[gone] = 0, 0
+    return Embeddings.from_codes(space, codes, scale, ids=ids)
+
+
+def _orders_at(records: pa.Table, at: NDArray[np.int64]) -> list[WriteOrder | None]:
+    versions = records.column("source_version").to_pylist()
+    events = records.column("event_timestamp").cast(pa.int64()).to_pylist()
+    encoded = records.column("encoded_at").cast(pa.int64()).to_pylist()
+    hashes = records.column("content_hash").to_pylist()
+    return [None if n < 0 else WriteOrder(versions[n], events[n], encoded[n], bytes.fromhex(hashes[n])) for n in at.tolist()]
+
+
+def _simtier_rows(
+    user: str, items: list[str], counted: TierCounts, sequence: BehaviourSequence, digest: str, now_us: int
+) -> pa.Table:
+    count = len(items)
+    tiers = counted.counts.shape[1]
+    offsets = pa.array(np.arange(0, count * tiers + 1, tiers, dtype=np.int32))
+    now = pa.array([now_us] * count, schemas.TIMESTAMP)
+    columns = {
+        "user_id": pa.array([user] * count),
+        "item_id": pa.array(items, pa.string()),
+        "event_timestamp": now,
+        "created": now,
+        "counts": pa.ListArray.from_arrays(offsets, pa.array(counted.counts.ravel())),
+        "missing": pa.array(counted.missing),
+        "sequence_version": pa.array([sequence.version] * count, pa.int64()),
+        "history_digest": pa.array([digest] * count),
+        "computed_at": now,
+    }
+    return pa.table([columns[f.name] for f in schemas.USER_ITEM_SIMTIER], schema=schemas.USER_ITEM_SIMTIER)

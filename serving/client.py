@@ -1,0 +1,107 @@
+"""`RankingClient`: user and candidates in, one Arrow table of features out, in process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from moontide import names
+from moontide.embeddings import Embeddings
+from moontide.features import request_tiers
+from moontide.live import LiveSpaces, Service
+from moontide.simtier import TierCounts
+from moontide.stores.base import OnlineStore
+from moontide.views import item_features
+
+
+class RankingClient:
+    """Reads the features a ranking model was trained on. Thread-safe where its store is; one per process is enough.
+
+    Args:
+        store: the online store; closed by `close`.
+        live: the site's spaces and services.
+    """
+
+    def __init__(self, store: OnlineStore, live: LiveSpaces) -> None:
+        self._store = store
+        self._live = live
+
+    @classmethod
+    def from_repo(cls, repo: str | Path) -> RankingClient:
+        """Open the online store and services of a Feast feature repository.
+
+        Raises:
+            Misconfigured: no such repository, an online store that is not moontide's, or no live spaces.
+        """
+        from moontide.stores.feast_plugin import open_repo
+
+        store, live = open_repo(Path(repo))
+        return cls(store, live)
+
+    def features(self, user_id: str, item_ids: Sequence[str], *, service: str = "ctr_v1") -> pa.Table:
+        """Features of C candidates for one user.
+
+        Args:
+            user_id: an unknown user has no history: counts 0, missing 0.
+            item_ids: C candidates, repeats allowed, 0 is fine; an unknown, deleted or expired item has
+                ``embedding_present`` false, null embedding and fields, and its whole history in ``missing``.
+            service: the feature service; it pins space, SimTier spec and item fields.
+
+        Returns:
+            C rows in the order of `item_ids`: ``item_id``; ``embedding`` fixed_size_list<float32>[D] (codes * scale);
+            ``embedding_present`` bool; ``counts`` fixed_size_list<int32>[N]; ``missing`` int32; the service's item fields.
+            Schema metadata: ``service``, ``space``, ``encoder_digest``, ``simtier``, ``sequence_version``.
+
+        Raises:
+            Misconfigured: no such service.
+            Poison: a user or item id that cannot be one.
+            SpaceMismatch: the store holds vectors of another encoder under this space's name.
+        """
+        chosen = self._live.service(service)
+        names.require_ids([user_id], what=names.USER_ID)
+        names.require_ids(item_ids)
+        read = request_tiers(self._store, chosen.space, chosen.simtier, user_id, item_ids)
+        columns: dict[str, pa.Array | pa.ChunkedArray] = {
+            names.ITEM_ID: pa.array(item_ids, pa.string()),
+            "embedding": _vectors(read.candidates),
+            "embedding_present": pa.array(read.candidates.present),
+            **_tier_columns(read.tiers),
+        }
+        if chosen.item_fields:
+            fields = self._store.read_columns(item_features(), list(item_ids), list(chosen.item_fields))
+            columns.update((name, fields.column(name)) for name in chosen.item_fields)
+        return pa.table(columns).replace_schema_metadata(_metadata(chosen, read.sequence_version))
+
+    def close(self) -> None:
+        """Release the store."""
+        self._store.close()
+
+    def __enter__(self) -> RankingClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _vectors(embeddings: Embeddings) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(embeddings.to_float()).ravel())
+    mask = pa.array(~embeddings.present)
+    return pa.FixedSizeListArray.from_arrays(flat, embeddings.space.dim, mask=mask)
+
+
+def _tier_columns(tiers: TierCounts) -> dict[str, pa.Array]:
+    counts = pa.FixedSizeListArray.from_arrays(pa.array(tiers.counts.ravel()), tiers.counts.shape[1])
+    return {"counts": counts, "missing": pa.array(tiers.missing)}
+
+
+def _metadata(service: Service, sequence_version: int) -> dict[str, str]:
+    return {
+        "service": service.name,
+        "space": service.space.id,
+        "encoder_digest": service.space.encoder_digest,
+        "simtier": service.simtier.spec_id,
+        "sequence_version": str(sequence_version),
+    }
