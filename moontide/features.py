@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from moontide import schemas
 from moontide.embeddings import Embeddings
 from moontide.order import WriteOrder
+from moontide.records import embeddings_of
 from moontide.sequences import BehaviourSequence
 from moontide.simtier import SimTierSpec, TierCounts, tier_counts
 from moontide.spaces import EmbeddingSpace
@@ -100,21 +101,6 @@ def read_with_orders(store: OnlineStore, space: EmbeddingSpace, ids: Sequence[st
     found = {item: n for n, item in enumerate(records.column("item_id").to_pylist())}
     at = np.array([found.get(i, -1) for i in ids], np.int64)
     return _vectors_at(space, records, at, ids), _orders_at(records, at)
-
-
-def embeddings_of(space: EmbeddingSpace, records: pa.Table) -> Embeddings:
-    """The vectors of rows of `schemas.ITEM_EMBEDDING` (one space), tombstones not present.
-
-    Raises:
-        ValueError: a row whose codes are not `space.dim` bytes.
-    """
-    rows = records.num_rows
-    raw = b"".join(value for value in records.column("codes").to_pylist())
-    if len(raw) != rows * space.dim:
-        raise ValueError(f"{space.id}: expected {space.dim} codes a row, got {len(raw)} bytes in {rows} rows")
-    codes = np.frombuffer(raw, np.int8).reshape(rows, space.dim)
-    scale = records.column("scale").to_numpy().astype(np.float32, copy=False)
-    return Embeddings.from_codes(space, codes, scale, ids=records.column("item_id").to_pylist())
 
 
 def _vectors_at(space: EmbeddingSpace, records: pa.Table, at: NDArray[np.int64], ids: Sequence[str]) -> Embeddings:
