@@ -7,10 +7,7 @@ Run: ``python -m benchmarks.packed_read [--items 20000] [--rounds 9]``.
 from __future__ import annotations
 
 import argparse
-import shutil
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import redis
 
-from benchmarks._report import interleave, machine, percentiles, ratio_interval, table
+from benchmarks._report import interleave, machine, percentiles, ratio_interval, start_redis, table
 from moontide import Embeddings, EmbeddingSpace
 from moontide.records import embedding_rows
 from moontide.settings import Settings
@@ -102,26 +99,6 @@ def floors(rows: Embeddings, folder: Path, client: redis.Redis) -> dict[str, Cal
         "floor: bare LMDB gets": from_lmdb,
         "floor: bare redis-py MGET": lambda ids: np.frombuffer(b"".join(client.mget(["floor:" + i for i in ids])), np.int8),
     }
-
-
-def start_redis(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """A redis-server of this run's own, on loopback, without persistence."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    binary = shutil.which("redis-server") or "redis-server"
-    args = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    server = subprocess.Popen(args, stdout=subprocess.DEVNULL)
-    client = redis.Redis(port=port)
-    for _ in range(100):
-        try:
-            client.ping()
-            break
-        except redis.ConnectionError:
-            time.sleep(0.05)
-    return server, port
 
 
 def run(items: int, rounds: int, folder: Path) -> str:
