@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Final
@@ -40,6 +40,7 @@ class ViewSpec:
         created: column that breaks ties of `event_timestamp`.
         fenced: `source_version` and `deleted` are declared fields and order the writes.
         ttl: age of `event_timestamp` after which a read returns no value; None: never.
+        space: the whole identity of an embedding view's vectors (its name carries only the id); None for other kinds.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ViewSpec:
     created: str
     fenced: bool
     ttl: timedelta | None = None
+    space: EmbeddingSpace | None = None
 
     @property
     def fields(self) -> tuple[pa.Field, ...]:
@@ -69,7 +71,10 @@ class ViewSpec:
 
 
 def embedding_view(space: EmbeddingSpace) -> ViewSpec:
-    """Item embeddings of one space: the float vector (``codes * scale``), the codes it comes from, and the fence."""
+    """Item embeddings of one space: the float vector (``codes * scale``), the codes it comes from, and the fence.
+
+    A Matryoshka prefix has no view of its own: it gets its parent's.
+    """
     return ViewSpec(space.view, ViewKind.EMBEDDING, (names.ITEM_ID,), schemas.ITEM_EMBEDDING, created="encoded_at", fenced=True)
 
 
