@@ -1,0 +1,28 @@
+# One image for every process: Spark driver and executors, the feature server, the command line. No PYTHONPATH anywhere.
+FROM python:3.11.13-slim-bookworm
+
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends openjdk-17-jre-headless procps \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /app
+COPY lock/runtime.txt lock/runtime.txt
+RUN pip install --no-cache-dir --require-hashes -r lock/runtime.txt
+
+COPY pyproject.toml README.md LICENSE ./
+COPY moontide moontide
+COPY encoders encoders
+COPY jobs jobs
+COPY serving serving
+RUN pip install --no-cache-dir --no-deps --no-build-isolation .
+
+COPY feature_repo feature_repo
+COPY artifacts artifacts
+
+# The commands run from /data, where no folder of ours can shadow the installed packages.
+RUN useradd --create-home --uid 10001 moontide && mkdir -p /data && chown moontide /data
+USER moontide
+WORKDIR /data
+ENV PYSPARK_PYTHON=/usr/local/bin/python
+ENTRYPOINT ["moontide"]
+CMD ["doctor"]

@@ -1,0 +1,75 @@
+# Two commands are the quickstart: `make demo` and `make test`. Each installs what it needs first; `make help` lists the rest.
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.moontide-runtime
+DEV := $(VENV)/.moontide-dev
+SETUP := scripts/setup.sh
+DEMO_OUT ?= build/demo
+PYTEST := $(BIN)/python -m pytest
+PYTEST_ARGS ?=
+LEVELS := $(wildcard $(addprefix tests/,unit golden architecture contract parity integration e2e faults))
+UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
+
+.PHONY: help setup setup-dev java redis lock lint types layers unit contract architecture integration test demo bench spark-zip clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
+
+# The development set is a superset of the runtime set, so either stamp will do for the demo.
+$(RUNTIME): lock/runtime.txt pyproject.toml $(SETUP)
+	@if [[ -f $(DEV) && $(DEV) -nt lock/dev.txt && $(DEV) -nt pyproject.toml ]]; then touch $@; else $(SETUP) python runtime; fi
+
+$(DEV): lock/dev.txt pyproject.toml $(SETUP)
+	@$(SETUP) python dev
+
+setup: $(RUNTIME) java ## install what the demo, the jobs and serving need
+setup-dev: $(DEV) java redis ## the same, with training and the test tools (about 3 GB to download)
+
+java:
+	@$(SETUP) java
+
+redis:
+	@$(SETUP) redis
+
+lock: $(DEV) ## resolve the dependencies again, keeping locked versions where they still fit
+	$(UV_COMPILE) --extra spark --extra stream pyproject.toml -o lock/runtime.txt
+	$(UV_COMPILE) --extra dev pyproject.toml -o lock/dev.txt
+
+lint: $(DEV) ## ruff: style, imports, security
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV) ## mypy, strict, on floors 0 and 1
+	$(BIN)/mypy --strict moontide
+
+layers: $(DEV) ## import-linter: imports go down the floors only
+	$(BIN)/lint-imports
+
+unit: setup-dev ## the tests that need no service
+	$(PYTEST) -m "unit or golden or architecture" $(PYTEST_ARGS)
+
+contract: setup-dev ## one suite over every store
+	$(PYTEST) -m "contract or parity" $(PYTEST_ARGS)
+
+integration: setup-dev ## real Redis, Milvus, Spark and Feast; whole commands; kills
+	$(PYTEST) -m "integration or e2e or faults" $(PYTEST_ARGS)
+
+test: setup-dev lint types layers ## every check and every test, the cheap ones first
+	$(PYTEST) -q $(LEVELS) $(PYTEST_ARGS)
+
+demo: setup ## the main job on the shipped data; ends with a table and build/demo/report.html
+	$(BIN)/moontide demo --out $(DEMO_OUT)
+
+bench: setup-dev ## the benchmarks behind docs/benchmarks.md
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+spark-zip: setup ## dist/moontide.zip for spark-submit --py-files (Spark takes no .whl on executors)
+	@$(SETUP) spark-zip
+
+clean: ## remove build outputs; the virtual environment stays
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache spark-warehouse metastore_db
