@@ -75,7 +75,10 @@ def embedding_view(space: EmbeddingSpace) -> ViewSpec:
 
     A Matryoshka prefix has no view of its own: it gets its parent's.
     """
-    return ViewSpec(space.view, ViewKind.EMBEDDING, (names.ITEM_ID,), schemas.ITEM_EMBEDDING, created="encoded_at", fenced=True)
+    whole = replace(space, dim=space.prefix_of, prefix_of=0) if space.prefix_of else space
+    return ViewSpec(
+        whole.view, ViewKind.EMBEDDING, (names.ITEM_ID,), schemas.ITEM_EMBEDDING, created="encoded_at", fenced=True, space=whole
+    )
 
 
 def item_features() -> ViewSpec:
