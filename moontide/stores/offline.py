@@ -1,0 +1,237 @@
+"""Offline Parquet tables: the full history of every view, append-only, partitioned by date.
+
+``<root>/item_embedding/space=<space>/date=YYYY-MM-DD/*.parquet``, ``<root>/user_item_simtier/spec=<spec>/date=...`` and
+``<root>/<view>/date=...``; the date is the UTC day of ``event_timestamp``. A row may be stored twice (a replay, a compaction
+that was cut short): every reader here returns it once. Two rows are the same when `offline_keys.identity_columns` agree, so
+they share a date and are found within one partition.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+from numpy.typing import NDArray
+
+from moontide import names
+from moontide.errors import Misconfigured, Poison, SpaceMismatch, Transient
+from moontide.stores.offline_files import FORMAT, FORMAT_KEY, DataFile, FileTree
+from moontide.stores.offline_keys import FILE, ROW, distinct, identity_columns, key_columns, known, latest_rows, order_columns
+from moontide.views import ViewKind, ViewSpec
+
+_FAMILIES: Final = {names.EMBEDDING_VIEW_PREFIX: "space", names.SIMTIER_VIEW_PREFIX: "spec"}
+_WRITER: Final = re.compile(r"[A-Za-z0-9._-]{1,120}")
+_EPOCH: Final = date(1970, 1, 1)
+_DAY: Final = 86_400_000_000
+_LISTINGS: Final = 5
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+class OfflineTables:
+    """The offline tables below one root. Any number of processes may append, read and compact at once.
+
+    Args:
+        root: a folder, or a URI pyarrow can open.
+        clock: the time, for the age of files.
+        system: a pyarrow file system that holds `root`; default: found from `root`.
+
+    Raises:
+        Misconfigured: `root` is a URI pyarrow cannot open.
+    """
+
+    def __init__(
+        self, root: str | Path, *, clock: Callable[[], datetime] = utc_now, system: pafs.FileSystem | None = None
+    ) -> None:
+        self.tree = FileTree.open(root, system)
+        self.clock = clock
+
+    @staticmethod
+    def folder(view: ViewSpec) -> str:
+        """The folder of a view, relative to the root."""
+        for prefix, key in _FAMILIES.items():
+            if view.name.startswith(prefix):
+                return f"{prefix.removesuffix('__')}/{key}={view.name.removeprefix(prefix)}"
+        return view.name
+
+    def path(self, view: ViewSpec) -> str:
+        """The folder Feast's ``FileSource(path=...)`` reads (duckdb, dask and Spark find the date partitions below it)."""
+        return f"{self.tree.base}/{self.folder(view)}"
+
+    def ensure(self, view: ViewSpec) -> str:
+        """`path`, made readable by Feast: a table without a file gets an empty one that carries the schema."""
+        if not self.tree.files(self.folder(view)):
+            self.tree.commit(f"{self.folder(view)}/date=1970-01-01", "part-schema", stamped(view).empty_table())
+        return self.path(view)
+
+    def append(self, view: ViewSpec, rows: pa.Table, *, writer: str) -> list[str]:
+        """Commit rows, one file per date; each file is whole and durable when it becomes visible.
+
+        Args:
+            view: the table.
+            rows: columns of ``view.table`` in any order; more are dropped.
+            writer: names the files (``[A-Za-z0-9._-]``), e.g. the job and its partition. The same rows from the same writer are
+                the same file, so a killed job may simply run again.
+
+        Returns:
+            paths, by date; none for no rows.
+
+        Raises:
+            Misconfigured: a column is missing or of another type; nothing was written.
+            SpaceMismatch: embedding rows of another space; nothing was written.
+            Poison: a null where the schema allows none; nothing was written.
+            Transient: the file system failed; the files of earlier dates are committed (write all again).
+        """
+        if _WRITER.fullmatch(writer) is None:
+            raise Misconfigured(f"offline writer: expected 1 to 120 characters of [A-Za-z0-9._-], got {writer!r}")
+        rows = conform(view, rows)
+        paths = []
+        for day, chosen in _by_date(rows):
+            part = rows if chosen is None else rows.take(pa.array(chosen))
+            paths.append(self.tree.commit(f"{self.folder(view)}/date={day}", f"part-{writer}", part))
+        return paths
+
+    def partitions(self, view: ViewSpec, *, until: date | None = None) -> list[str]:
+        """Partition folders (``date=YYYY-MM-DD``) that hold files, in order, up to the day `until`."""
+        found = sorted({f.partition for f in self.tree.files(self.folder(view))})
+        return [p for p in found if until is None or p <= f"date={until.isoformat()}"]
+
+    def scan(
+        self, view: ViewSpec, columns: Sequence[str] | None = None, *, where: pc.Expression | None = None
+    ) -> Iterator[pa.Table]:
+        """Every distinct row, in tables of at most 64k rows, by date; memory holds the keys of one date and one table.
+
+        Args:
+            view: the table.
+            columns: the columns wanted, in order; default: all.
+            where: an Arrow expression over any columns of the view.
+        """
+        wanted = list(columns) if columns is not None else view.table.names
+        read = wanted if where is None else view.table.names
+        for partition in self.partitions(view):
+            files, keys = self.keys(view, partition)
+            for table in self.kept(files, distinct(keys, identity_columns(view)), read):
+                found = table if where is None else table.filter(where)
+                if found.num_rows:
+                    yield found.select(wanted)
+
+    def latest(
+        self, view: ViewSpec, ids: Sequence[str] | None = None, *, as_of: datetime | None = None
+    ) -> Iterator[pa.Table]:
+        """The latest row of each entity by write order, tombstones included, in tables of at most 64k rows, in no order.
+
+        Args:
+            view: the table.
+            ids: only entities whose first join key is among these.
+            as_of: only rows known then: `event_timestamp` and `content_known_at` (where there is one) not after it. When a row
+                was encoded does not count, so a new space can be read as of the past.
+        """
+        files, won = self._winners(view, ids, as_of)
+        numbers, rows = won[FILE].to_numpy(), won[ROW].to_numpy()
+        for number in np.unique(numbers):
+            mask = np.zeros(int(rows[numbers == number].max()) + 1, np.bool_)
+            mask[rows[numbers == number]] = True
+            yield from self.kept([files[number]], mask, view.table.names)
+
+    def latest_heads(self, view: ViewSpec, ids: Sequence[str] | None = None, *, as_of: datetime | None = None) -> pa.Table:
+        """Where each entity stands: join keys, `offline_keys.order_columns` and `deleted`; one row per entity, in no order."""
+        deleted = [names.DELETED] if names.DELETED in view.table.names else []
+        return self._winners(view, ids, as_of)[1].select([*view.entities, *order_columns(view), *deleted])
+
+    def keys(self, view: ViewSpec, partition: str) -> tuple[list[DataFile], pa.Table]:
+        """The files of a partition, and the key columns of their rows in file order, duplicates included."""
+        columns = key_columns(view)
+        schema = pa.schema([view.table.field(c) for c in columns])
+        for _ in range(_LISTINGS):
+            files = self.tree.files(f"{self.folder(view)}/{partition}")
+            try:
+                tables = [pa.Table.from_batches(self.tree.batches(f, columns), schema) for f in files]
+            except FileNotFoundError:
+                continue
+            return files, pa.concat_tables([_located(t, number) for number, t in enumerate(tables)])
+        raise Transient(f"{self.path(view)}/{partition}: expected files to stay, got {_LISTINGS} compactions; read again")
+
+    def kept(self, files: list[DataFile], mask: NDArray[np.bool_], columns: list[str]) -> Iterator[pa.Table]:
+        """The rows of `files`, in order, where `mask` is set; rows past its end are not.
+
+        Raises:
+            Transient: a file was compacted away since it was listed.
+        """
+        at = 0
+        for file in files:
+            try:
+                for batch in self.tree.batches(file, columns):
+                    chosen = mask[at : at + len(batch)]
+                    at += len(batch)
+                    if chosen.any():
+                        table = pa.Table.from_batches([batch.slice(0, len(chosen))])
+                        yield table if chosen.all() else table.filter(pa.array(chosen))
+            except FileNotFoundError as error:
+                raise Transient(f"{file.path}: expected a file, it was compacted while being read; read again") from error
+
+    def _winners(self, view: ViewSpec, ids: Sequence[str] | None, as_of: datetime | None) -> tuple[list[DataFile], pa.Table]:
+        until = None if as_of is None else as_of.astimezone(UTC).date()
+        wanted = None if ids is None else pa.array(list(ids), pa.string())
+        listed: list[DataFile] = []
+        best = _located(pa.schema([view.table.field(c) for c in key_columns(view)]).empty_table(), 0)
+        for partition in self.partitions(view, until=until):
+            files, keys = self.keys(view, partition)
+            if wanted is not None:
+                keys = keys.filter(pc.is_in(keys[view.entities[0]], wanted))
+            if as_of is not None:
+                keys = keys.filter(pa.array(known(view, keys, as_of)))
+            numbers = pc.add(keys[FILE], len(listed))
+            keys = keys.set_column(keys.column_names.index(FILE), FILE, numbers)
+            listed += files
+            best = latest_rows(view, pa.concat_tables([best, keys]))
+        return listed, best
+
+
+def stamped(view: ViewSpec) -> pa.Schema:
+    """The schema of a view's files: ``view.table`` with the format version."""
+    return view.table.with_metadata({FORMAT_KEY: FORMAT, b"moontide.view": view.name.encode()})
+
+
+def conform(view: ViewSpec, rows: pa.Table) -> pa.Table:
+    """`rows` with exactly the columns, types and metadata of `stamped`; raises as `OfflineTables.append`."""
+    missing = [name for name in view.table.names if name not in rows.column_names]
+    if missing:
+        raise Misconfigured(f"{view.name}: expected columns {view.table.names}, got {rows.column_names}; add {missing}")
+    rows = rows.select(view.table.names)
+    nulls = [f.name for f in view.table if not f.nullable and rows[f.name].null_count]
+    if nulls:
+        raise Poison(f"{view.name}: expected a value in every row of {nulls}, got nulls; reject those rows")
+    try:
+        rows = rows.cast(stamped(view))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise Misconfigured(f"{view.name}: expected types {view.table.types}, got {rows.schema.types}: {error}") from error
+    if view.kind is ViewKind.EMBEDDING and rows.num_rows:
+        space = view.name.removeprefix(names.EMBEDDING_VIEW_PREFIX)
+        others = [s for s in pc.unique(rows["space"]).to_pylist() if s != space]
+        if others:
+            raise SpaceMismatch(f"{view.name}: expected rows of space {space}, got {others}; write each space to its own view")
+    return rows
+
+
+def _located(keys: pa.Table, number: int) -> pa.Table:
+    """`keys` of one file with the number of that file and each row's place in it."""
+    numbers = pa.array(np.full(keys.num_rows, number, np.int64))
+    return keys.append_column(FILE, numbers).append_column(ROW, pa.array(np.arange(keys.num_rows)))
+
+
+def _by_date(rows: pa.Table) -> list[tuple[str, NDArray[np.int64] | None]]:
+    """(day, row numbers) in day order; row numbers None where all rows are of that day."""
+    days = rows[names.EVENT_TIMESTAMP].cast(pa.int64()).to_numpy() // _DAY
+    found = np.unique(days)
+    single = len(found) == 1
+    return [((_EPOCH + timedelta(days=int(d))).isoformat(), None if single else np.flatnonzero(days == d)) for d in found]
