@@ -164,6 +164,9 @@ class VectorIndex(Protocol):
     def tokens(self, space: EmbeddingSpace, ids: Sequence[str]) -> list[bytes | None]:
         """The order key each indexed row was made from; None where there is no row."""
 
+    def scan(self, space: EmbeddingSpace) -> Iterator[list[tuple[str, bytes]]]:
+        """Every (item id, order key) of a space, in pages, for repair; sees at least all that was there from start to end."""
+
     def search(self, space: EmbeddingSpace, queries: Embeddings, k: int) -> Matches:
         """The k nearest items of each query by cosine; fewer where the space holds fewer. An absent query has none.
 
