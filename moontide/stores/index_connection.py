@@ -1,0 +1,176 @@
+"""A connection to Milvus: a server, or milvus-lite on a file of this process.
+
+milvus-lite has one owner process per file, and it loses acknowledged writes that follow a failed one, because they land behind
+the torn record in its log. So after any failed write the file is closed and opened again before the error is reported; what
+was acknowledged before is recovered, and nothing is ever written behind a torn record.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from grpc import RpcError  # type: ignore[import-untyped]
+from pymilvus import MilvusClient
+from pymilvus.exceptions import ConnectionConfigException, MilvusException
+
+from moontide.errors import Misconfigured, Transient
+
+T = TypeVar("T")
+NOT_FOUND: Final = 100
+_LITE_SUFFIX: Final = ".db"
+_LITE_LOCK: Final = "LOCK"
+_FAILURES: Final = (MilvusException, RpcError)
+
+
+class MilvusConnection:
+    """One connection per address and process, shared and counted (`acquire`, `close`). Thread-safe; not usable after a fork.
+
+    Args:
+        uri: ``http(s)://host:port``, or the path of a milvus-lite file (``*.db``).
+        token: ``user:password`` or API key; empty for none.
+        timeout: seconds one call may take.
+    """
+
+    _open: Final[dict[tuple[str, str], MilvusConnection]] = {}
+    _open_lock: Final = threading.Lock()
+
+    def __init__(self, uri: str, token: str, timeout: float) -> None:
+        self.uri = uri
+        self.path = Path(uri).absolute() if uri.endswith(_LITE_SUFFIX) and "://" not in uri else None
+        self.timeout = timeout
+        self._token = token
+        self._users = 0
+        self._lock = threading.RLock()
+        self._client: MilvusClient | None = None
+
+    @classmethod
+    def acquire(cls, uri: str, token: str, timeout: float) -> MilvusConnection:
+        """The process's connection to `uri`, opened.
+
+        Raises:
+            Misconfigured: no such kind of address, bad credentials, or a file that another process owns.
+            Transient: the server does not answer.
+        """
+        with cls._open_lock:
+            key = (uri, token)
+            found = cls._open.get(key) or cls(uri, token, timeout)
+            found.client()
+            cls._open[key] = found
+            found._users += 1
+            return found
+
+    def close(self) -> None:
+        """Give the connection back; the last user closes it, and a file with it."""
+        with self._open_lock:
+            self._users -= 1
+            if not self._users:
+                self._open.pop((self.uri, self._token), None)
+                self._release()
+
+    def client(self) -> MilvusClient:
+        """The live client, opened anew where it was dropped; raises as `acquire`."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+    def read(self, what: str, call: Callable[[MilvusClient], T]) -> T:
+        """Run a call that changes nothing.
+
+        Raises:
+            Misconfigured: no such collection, or the server refuses us.
+            Transient: anything else; the next call connects anew.
+        """
+        client = self.client()
+        try:
+            return call(client)
+        except _FAILURES as error:
+            if not _refused(error):
+                self._drop(client, release=False)
+            raise _translated(what, error) from error
+
+    def write(self, what: str, call: Callable[[MilvusClient], T]) -> T:
+        """Run a call that writes; raises as `read`, after milvus-lite's file was closed (the next call opens it)."""
+        client = self.client()
+        try:
+            return call(client)
+        except _FAILURES as error:
+            self._drop(client, release=True)
+            raise _translated(what, error) from error
+
+    def _drop(self, client: Any, *, release: bool) -> None:
+        with self._lock:
+            if self._client is client:
+                (self._release if release else self._disconnect)()
+
+    def _disconnect(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    def _release(self) -> None:
+        with self._lock:
+            self._disconnect()
+            if self.path is not None:
+                from milvus_lite.server_manager import server_manager_instance
+
+                server_manager_instance.release_server(str(self.path))
+
+    def _connect(self) -> MilvusClient:
+        if self.path is None:
+            return self._dial(self.uri)
+        if self.path.is_file():
+            raise Misconfigured(
+                f"index {self.path}: expected a milvus-lite 3 folder, got a file (milvus-lite 2 cannot be read); "
+                "move it away and backfill the index"
+            )
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _locked(self.path / _LITE_LOCK):
+            raise Misconfigured(
+                f"index {self.path}: expected to own it, got a file that another process has open (milvus-lite has one owner); "
+                "stop that process, or run `milvus-lite server --host 127.0.0.1` on it and set MOONTIDE_INDEX_URI to its address"
+            )
+        return self._dial(str(self.path))
+
+    def _dial(self, uri: str) -> MilvusClient:
+        try:
+            return MilvusClient(uri=uri, token=self._token, timeout=self.timeout)
+        except ConnectionConfigException as error:
+            if self.path is not None:
+                raise Transient(f"index {uri}: expected milvus-lite to open it, got: {error.message}; see its log") from error
+            raise Misconfigured(f"index: expected a Milvus URI or a path ending in .db, got {uri!r}: {error.message}") from error
+        except _FAILURES as error:
+            raise _translated(f"connect to {uri}", error) from error
+
+
+def _locked(lock: Path) -> bool:
+    try:
+        handle = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _refused(error: Any) -> bool:
+    text = str(error).lower()
+    return getattr(error, "code", None) == NOT_FOUND or "auth" in text or "permission" in text
+
+
+def _translated(what: str, error: Any) -> Misconfigured | Transient:
+    if getattr(error, "code", None) == NOT_FOUND:
+        return Misconfigured(f"index: {what}: expected the collection to exist, got: {error}; backfill it, or ensure() it")
+    if _refused(error):
+        return Misconfigured(f"index: {what}: expected to be let in, got: {error}; set MOONTIDE_INDEX_TOKEN")
+    return Transient(f"index: {what}: expected success, got: {error}; write again what was not flushed")
