@@ -6,7 +6,24 @@ Each function opens what the settings name and imports its client library only t
 from __future__ import annotations
 
 from moontide.settings import Settings
-from moontide.stores.base import VectorIndex
+from moontide.stores.base import OnlineStore, VectorIndex
+from moontide.stores.kv import Clock, wall_clock
+
+
+def online_store(settings: Settings, *, clock: Clock = wall_clock) -> OnlineStore:
+    """The online store that ``settings.online`` names; ``memory`` is a new, empty one each time.
+
+    `clock` gives microseconds since the epoch; it decides what has expired.
+
+    Raises:
+        Misconfigured: the client library is missing, or the address or folder is wrong.
+        Transient: the server does not answer.
+    """
+    from moontide.stores.engines import open_engine
+    from moontide.stores.online import PackedOnlineStore
+
+    engine = open_engine(settings, clock)
+    return PackedOnlineStore(engine, project=settings.project, clock=clock, sequence_length=settings.sequence_length)
 
 
 def vector_index(settings: Settings) -> VectorIndex:
