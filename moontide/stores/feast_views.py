@@ -1,0 +1,256 @@
+"""What a Feast feature view is to the store: a view of moontide, or a foreign one that gets a view of its own.
+
+Foreign are the views of other Feast projects, and those of this one that ``spaces.toml`` does not declare.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast.infra.key_encoding_utils import serialize_entity_key
+
+from moontide import names, schemas
+from moontide.errors import Misconfigured, Poison, SpaceMismatch
+from moontide.live import LiveSpaces, load_spaces
+from moontide.settings import Settings
+from moontide.stores.base import EntityId
+from moontide.stores.feast_values import Codec, ValueProto, codec_of, micros
+from moontide.views import ViewKind, ViewSpec
+
+#: Names only views of moontide may have.
+OWN_PREFIXES: Final = (names.EMBEDDING_VIEW_PREFIX, names.SIMTIER_VIEW_PREFIX)
+_KEY_VERSION: Final = 3
+_NULL: Final = ValueProto()
+_FOREIGN: Final = pa.schema(
+    [
+        pa.field("entity_key", pa.string(), nullable=False),
+        pa.field(names.EVENT_TIMESTAMP, schemas.TIMESTAMP, nullable=False),
+        pa.field("created", schemas.TIMESTAMP, nullable=False),
+        pa.field("features", schemas.STRINGS, nullable=False),
+        pa.field("values", pa.list_(pa.binary()), nullable=False),
+    ]
+)
+
+#: Feast's write: entity key, values by feature, event time, created time.
+FeastRow = tuple[Any, Mapping[str, Any], datetime, datetime | None]
+
+
+class BoundView(Protocol):
+    """A Feast feature view bound to the store's view of the same data."""
+
+    @property
+    def spec(self) -> ViewSpec:
+        """The store's view."""
+
+    def ids(self, entity_keys: Sequence[Any]) -> list[EntityId | None]:
+        """The store's id of each Feast entity key; None where it cannot be one of this view's ids."""
+
+    def rows(self, data: Sequence[FeastRow]) -> pa.Table:
+        """A Feast write as rows of ``spec.table``."""
+
+    def fields(self, features: Sequence[str]) -> list[str]:
+        """The columns that hold the features."""
+
+    def values(self, found: pa.Table, features: Sequence[str]) -> list[list[Any]]:
+        """Feast `Value` messages, one list per feature, of rows read with `fields`."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnView:
+    """A view of moontide: one column per feature.
+
+    Attributes:
+        spec: the view.
+        codecs: how each feature travels.
+    """
+
+    spec: ViewSpec
+    codecs: Mapping[str, Codec]
+
+    def ids(self, entity_keys: Sequence[Any]) -> list[EntityId | None]:
+        """See `BoundView.ids`.
+
+        Raises:
+            Misconfigured: a key lacks one of the view's entities.
+        """
+        return [self._id(key) for key in entity_keys]
+
+    def rows(self, data: Sequence[FeastRow]) -> pa.Table:
+        """See `BoundView.rows`.
+
+        Raises:
+            Poison: an invalid id, a value of another type, or a null where the view allows none (a tombstone may leave its
+                values out).
+            SpaceMismatch: vectors of another width.
+        """
+        spec, columns = self.spec, self._keys([row[0] for row in data])
+        columns[names.EVENT_TIMESTAMP] = micros(row[2] for row in data)
+        columns[spec.created] = micros(row[3] for row in data)
+        for name, codec in self.codecs.items():
+            columns[name] = codec.pack([row[1].get(name, _NULL) for row in data], where=f"{spec.name}.{name}")
+        if spec.fenced:
+            self._fill_tombstones(columns)
+        if spec.space is not None:
+            columns["content_known_at"] = columns[names.EVENT_TIMESTAMP]
+            columns["space"] = pa.array([spec.space.stored_id] * len(data), pa.string())
+        self._check(columns)
+        return pa.table([columns[f.name] for f in spec.table], schema=spec.table)
+
+    def fields(self, features: Sequence[str]) -> list[str]:
+        """See `BoundView.fields`."""
+        return list(features)
+
+    def values(self, found: pa.Table, features: Sequence[str]) -> list[list[Any]]:
+        """See `BoundView.values`."""
+        return [self.codecs[f].unpack(found.column(f).combine_chunks()) for f in features]
+
+    def _id(self, key: Any) -> EntityId | None:
+        known = dict(zip(key.join_keys, key.entity_values, strict=True))
+        missing = [e for e in self.spec.entities if e not in known]
+        if missing:
+            raise Misconfigured(f"{self.spec.name}: expected join keys {list(self.spec.entities)}, got {sorted(known)}")
+        parts = tuple(known[e].string_val for e in self.spec.entities)
+        if not all(names.is_id(part) for part in parts):
+            return None
+        return parts[0] if len(parts) == 1 else parts
+
+    def _keys(self, entity_keys: Sequence[Any]) -> dict[str, pa.Array]:
+        found = self.ids(entity_keys)
+        if None in found:
+            wrong = str(entity_keys[found.index(None)]).replace("\n", " ")[:160]
+            raise Poison(f"{self.spec.name}: expected string keys of 1 to 64 characters of [A-Za-z0-9._:-], got {wrong}")
+        keys = [k if isinstance(k, tuple) else (k,) for k in found]
+        return {entity: pa.array([key[n] for key in keys], pa.string()) for n, entity in enumerate(self.spec.entities)}
+
+    def _fill_tombstones(self, columns: dict[str, pa.Array]) -> None:
+        dim = self.spec.space.dim if self.spec.space else 0
+        blank = {pa.string(): "", pa.binary(): bytes(dim), pa.float32(): 0.0, schemas.FLOATS: [0.0] * dim}
+        dead = columns[names.DELETED].fill_null(False).to_pylist()
+        for column in self.spec.table:
+            if not column.nullable and column.type in blank and column.name in columns and columns[column.name].null_count:
+                stand_in, values = blank[column.type], columns[column.name].to_pylist()
+                filled = [stand_in if gone and v is None else v for gone, v in zip(dead, values, strict=True)]
+                columns[column.name] = pa.array(filled, column.type)
+
+    def _check(self, columns: dict[str, pa.Array]) -> None:
+        for column in self.spec.table:
+            missing = 0 if column.nullable else columns[column.name].null_count
+            if missing:
+                raise Poison(
+                    f"{self.spec.name}.{column.name}: expected a value in every row, got {missing} null; "
+                    "fill them at the source (nothing was written)"
+                )
+        if self.spec.space is not None:
+            dim = self.spec.space.dim
+            widths = set(pc.unique(pc.binary_length(columns["codes"])).to_pylist()) - {dim}
+            if widths:
+                raise SpaceMismatch(f"{self.spec.name}: expected {dim} codes a row, got {sorted(widths)}; re-encode")
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignView:
+    """Any other Feast view. Its values stay Feast's own messages, by name: every Feast type comes back unchanged, and a feature
+    added or dropped later leaves what is stored readable. An entity is named by the SHA-256 of Feast's serialised key.
+    """
+
+    spec: ViewSpec
+
+    @classmethod
+    def of(cls, project: str, name: str, ttl: timedelta | None) -> ForeignView:
+        """The view `name` of a Feast project."""
+        full = f"feast:{project}:{name}"
+        return cls(ViewSpec(full, ViewKind.COLUMNS, ("entity_key",), _FOREIGN, created="created", fenced=False, ttl=ttl))
+
+    def ids(self, entity_keys: Sequence[Any]) -> list[EntityId | None]:
+        """See `BoundView.ids`; every key has an id."""
+        return [hashlib.sha256(serialize_entity_key(key, _KEY_VERSION)).hexdigest() for key in entity_keys]
+
+    def rows(self, data: Sequence[FeastRow]) -> pa.Table:
+        """See `BoundView.rows`."""
+        columns = [
+            pa.array(self.ids([row[0] for row in data]), pa.string()),
+            micros(row[2] for row in data),
+            micros(row[3] for row in data),
+            pa.array([list(row[1]) for row in data], schemas.STRINGS),
+            pa.array([[v.SerializeToString() for v in row[1].values()] for row in data], pa.list_(pa.binary())),
+        ]
+        return pa.table(columns, schema=_FOREIGN)
+
+    def fields(self, features: Sequence[str]) -> list[str]:
+        """See `BoundView.fields`."""
+        return ["features", "values"]
+
+    def values(self, found: pa.Table, features: Sequence[str]) -> list[list[Any]]:
+        """See `BoundView.values`; a feature that was not written is null."""
+        stored = zip(found.column("features").to_pylist(), found.column("values").to_pylist(), strict=True)
+        rows = [dict(zip(known or (), packed or (), strict=True)) for known, packed in stored]
+        return [[ValueProto.FromString(row.get(f, b"")) for row in rows] for f in features]
+
+
+@dataclass(slots=True)
+class ViewBinder:
+    """Finds the store's view of a Feast feature view; reads ``spaces.toml`` again for a name it does not know yet.
+
+    Attributes:
+        settings: says which project is moontide's, and where its spaces are declared.
+        repo: the Feast repository, whose own ``spaces.toml`` counts where the site has none.
+    """
+
+    settings: Settings
+    repo: Path | None
+    _known: dict[str, OwnView] = field(default_factory=dict, init=False)
+
+    def bind(self, project: str, table: Any) -> BoundView:
+        """The view of `table` (a Feast feature view of any kind) in a Feast project.
+
+        Raises:
+            Misconfigured: a name of moontide's that is not declared, or that Feast knows with other features.
+        """
+        ttl = getattr(table, "ttl", None) or None
+        own = self.own(project, table.name)
+        if own is None and table.name.startswith(OWN_PREFIXES):
+            raise Misconfigured(
+                f"feature view {table.name} of project {project}: expected a view of project {self.settings.project} that "
+                f"{spaces_file(self.settings, self.repo)} declares; declare its space there, or set MOONTIDE_PROJECT"
+            )
+        if own is None:
+            return ForeignView.of(project, table.name, ttl)
+        _require_same_features(own, table)
+        return own if own.spec.ttl == ttl else replace(own, spec=replace(own.spec, ttl=ttl))
+
+    def own(self, project: str, name: str) -> OwnView | None:
+        """The moontide view of that name, or None."""
+        if project != self.settings.project:
+            return None
+        if name not in self._known and (name.startswith(OWN_PREFIXES) or not self._known):
+            path = spaces_file(self.settings, self.repo)
+            self._known = _own_views(load_spaces(path)) if path.exists() else {}
+        return self._known.get(name)
+
+
+def spaces_file(settings: Settings, repo: Path | None) -> Path:
+    """The site's ``spaces.toml``; where it has none, the one beside the Feast definitions in `repo`."""
+    if settings.spaces_file is None and repo is not None and not settings.spaces_path.exists():
+        return repo / "spaces.toml"
+    return settings.spaces_path
+
+
+def _own_views(live: LiveSpaces) -> dict[str, OwnView]:
+    return {spec.name: OwnView(spec, {f.name: codec_of(f.type) for f in spec.fields}) for spec in live.views()}
+
+
+def _require_same_features(own: OwnView, table: Any) -> None:
+    got = {f.name: f.dtype for f in table.features}
+    different = sorted(n for n in own.codecs.keys() | got.keys() if n not in own.codecs or own.codecs[n].feast != got.get(n))
+    if different:
+        raise Misconfigured(
+            f"feature view {table.name}: expected the features of moontide.views, got others or none for {different}; "
+            "run `feast apply` on the feature repo of this version"
+        )
