@@ -134,7 +134,7 @@ class MilvusConnection:
         if _locked(self.path / _LITE_LOCK):
             raise Misconfigured(
                 f"index {self.path}: expected to own it, got a file that another process has open (milvus-lite has one owner); "
-                "stop that process, or run `milvus-lite server --host 127.0.0.1` on it and set MOONTIDE_INDEX_URI to its address"
+                f"stop it, or share it: `milvus-lite server --host 127.0.0.1 --data-dir {self.path}`, MOONTIDE_INDEX_URI=http://127.0.0.1:19530"
             )
         return self._dial(str(self.path))
 

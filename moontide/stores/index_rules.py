@@ -17,14 +17,17 @@ from moontide.stores.base import Matches
 from moontide.tier_kernel import exact_dots
 
 MAX_HITS: Final = 16_384
+MIN_DIM: Final = 2
 
 
 def require_own_collection(space: EmbeddingSpace) -> None:
     """Refuse a Matryoshka prefix: only its parent has a collection, and a prefix ranks in another order than the whole.
 
     Raises:
-        Misconfigured: `space` is a prefix.
+        Misconfigured: `space` is a prefix, or has a single dim (Milvus takes two or more).
     """
+    if space.dim < MIN_DIM:
+        raise Misconfigured(f"index: expected a space of {MIN_DIM} or more dims, got {space.dim}; encode into a wider one")
     if space.prefix_of:
         raise Misconfigured(
             f"index: expected a space with a collection of its own, got the prefix {space.id}; use {space.stored_id}"

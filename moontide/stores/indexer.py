@@ -1,0 +1,141 @@
+"""The indexer: brings a vector index up to date with the online store, which alone decides what is current.
+
+One per collection. It may die between any two steps and be run again: marks are cleared last, after a flush, and only those
+that nothing marked anew meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from moontide import views
+from moontide.embeddings import Embeddings
+from moontide.order import KEY_BYTES, ORDER_DTYPE, biased
+from moontide.spaces import EmbeddingSpace
+from moontide.stores.base import Heads, OnlineStore, Status, VectorIndex
+from moontide.stores.record_views import orders
+
+
+@dataclass(frozen=True, slots=True)
+class IndexCounts:
+    """What an indexer did: rows upserted, rows deleted or found without a vector, marks cleared."""
+
+    upserted: int = 0
+    deleted: int = 0
+    cleared: int = 0
+
+    def __add__(self, other: IndexCounts) -> IndexCounts:
+        return IndexCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class RepairCounts:
+    """What an audit found: items compared, items marked dirty, index rows deleted because no record has their id."""
+
+    checked: int = 0
+    marked: int = 0
+    deleted: int = 0
+
+
+class Indexer:
+    """Copies current records of one space from an online store to a vector index.
+
+    Args:
+        online: the arbiter.
+        index: what follows it.
+        space: the space; its collection is created where there is none.
+
+    Raises:
+        SpaceMismatch: the collection holds another encoder's vectors.
+    """
+
+    def __init__(self, online: OnlineStore, index: VectorIndex, space: EmbeddingSpace) -> None:
+        index.ensure(space)
+        self._online = online
+        self._index = index
+        self._space = space
+        self._view = views.embedding_view(space)
+
+    def run_once(self, *, limit: int = 10_000) -> IndexCounts:
+        """Bring up to `limit` dirty items up to date; all zero when nothing was dirty.
+
+        Raises:
+            Transient: a store failed; no mark was cleared for what is not durable in the index. Run again.
+        """
+        marks = self._online.dirty(self._space, limit)
+        if not marks:
+            return IndexCounts()
+        ids = [mark.item_id for mark in marks]
+        current, tokens = self._current(ids)
+        written = set(current.ids or ())
+        gone = [item for item in ids if item not in written]
+        if len(current):
+            self._index.upsert(self._space, current, tokens)
+        if gone:
+            self._index.delete(self._space, gone)
+        self._index.flush(self._space)
+        return IndexCounts(len(current), len(gone), self._online.clear_dirty(self._space, marks))
+
+    def drain(self, *, max_rounds: int = 1_000, limit: int = 10_000) -> IndexCounts:
+        """`run_once` until nothing is dirty, or `max_rounds` times (writers may mark faster than this clears)."""
+        total = IndexCounts()
+        for _ in range(max_rounds):
+            counts = self.run_once(limit=limit)
+            total += counts
+            if not (counts.upserted or counts.deleted):
+                break
+        return total
+
+    def repair(self) -> RepairCounts:
+        """Compare both stores whole and mark every item whose index row is missing, outdated or should not be; then `drain`.
+
+        Rows whose item has no record at all are deleted here, since nothing is left to mark. Items written while this runs may be
+        marked without need, which costs a copy.
+        """
+        checked = marked = 0
+        for page in self._online.scan(self._view):
+            ids = [str(item) for item in page]
+            wrong = self._outdated(ids)
+            checked += len(ids)
+            marked += self._online.mark_dirty(self._space, wrong) if wrong else 0
+        orphans = [item for page in self._index.scan(self._space) for item in self._without_record([i for i, _ in page])]
+        if orphans:
+            self._index.delete(self._space, orphans)
+        self._index.flush(self._space)
+        return RepairCounts(checked, marked, len(orphans))
+
+    def _current(self, ids: Sequence[str]) -> tuple[Embeddings, list[bytes]]:
+        rows = self._online.read_records(self._view, ids)
+        packed, deleted = orders(self._view, rows)
+        live = np.flatnonzero(~deleted)
+        rows, packed = rows.take(pa.array(live)), packed[live]
+        codes = np.frombuffer(b"".join(rows["codes"].to_pylist()), np.int8).reshape(len(live), self._space.dim)
+        found = Embeddings.from_codes(self._space, codes, rows["scale"].to_numpy(), ids=rows["item_id"].to_pylist())
+        return found.take(found.present), list(_keys(packed[found.present].tobytes()))
+
+    def _outdated(self, ids: Sequence[str]) -> list[str]:
+        heads = self._online.heads(self._view, ids)
+        expected = _tokens(heads)
+        shown = np.isin(heads.status, (Status.PRESENT, Status.EXPIRED))
+        got = self._index.tokens(self._space, ids)
+        return [item for n, item in enumerate(ids) if got[n] != (expected[n] if shown[n] else None)]
+
+    def _without_record(self, ids: Sequence[str]) -> list[str]:
+        absent = self._online.heads(self._view, ids).status == Status.ABSENT
+        return [item for item, gone in zip(ids, absent, strict=True) if gone]
+
+
+def _tokens(heads: Heads) -> list[bytes]:
+    packed = np.zeros(len(heads.status), ORDER_DTYPE)
+    for name in ("source_version", "event_timestamp", "encoded_at"):
+        packed[name] = biased(getattr(heads, name))
+    packed["content_hash"] = heads.content_hash
+    return list(_keys(packed.tobytes()))
+
+
+def _keys(packed: bytes) -> Iterator[bytes]:
+    return (packed[at : at + KEY_BYTES] for at in range(0, len(packed), KEY_BYTES))
