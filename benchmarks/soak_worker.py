@@ -155,9 +155,11 @@ def write_forever(run: Run, number: int) -> None:
     """Batches in order; what was begun and not answered before a kill is written again first."""
     store = run.open()
     done = len(run.notes(f"done-{number}"))
-    while not run.stopped():
-        if len(run.notes(f"begun-{number}")) <= done:
+    unfinished = len(run.notes(f"begun-{number}")) > done
+    while unfinished or not run.stopped():
+        if not unfinished:
             run.note(f"begun-{number}", str(done))
+        unfinished = False
         run.write(store, *batch_of(number, done, run.items))
         run.note(f"done-{number}", str(done))
         done += 1

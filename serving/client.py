@@ -36,10 +36,9 @@ class RankingClient:
         Raises:
             Misconfigured: no such repository, an online store that is not moontide's, or no live spaces.
         """
-        from moontide.stores.feast_plugin import open_repo
+        from serving.repository import open_repo
 
-        store, live = open_repo(Path(repo))
-        return cls(store, live)
+        return cls(*open_repo(Path(repo)))
 
     def features(self, user_id: str, item_ids: Sequence[str], *, service: str = "ctr_v1") -> pa.Table:
         """Features of C candidates for one user.

@@ -1,0 +1,111 @@
+"""What `RankingClient.features` promises, over the in-memory store."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from moontide import Embeddings, Misconfigured, Poison, SpaceMismatch, schemas, views
+from moontide.live import load_spaces
+from moontide.records import embedding_rows
+from moontide.settings import Settings
+from moontide.stores import online_store
+from serving import RankingClient
+
+pytestmark = pytest.mark.unit
+NOW = 1_800_000_000_000_000
+TOML = """
+[[space]]
+name = "moon"
+version = 1
+dim = 8
+[[simtier]]
+space = "moon_v1"
+tiers = 10
+length = 3
+[[service]]
+name = "ctr_v1"
+space = "moon_v1"
+simtier = "moon_v1_n10_l3_drop"
+item_fields = ["price", "category"]
+"""
+
+
+def rows_of(schema, **columns):
+    return pa.table([columns[f.name] for f in schema], schema=schema)
+
+
+@pytest.fixture
+def live(tmp_path):
+    (tmp_path / "spaces.toml").write_text(TOML)
+    return load_spaces(tmp_path / "spaces.toml")
+
+
+@pytest.fixture
+def client(tmp_path, live):
+    store = online_store(Settings(home=tmp_path, online="memory", project=tmp_path.name.replace("-", "_").lower()))
+    space = live.space("moon_v1")
+    vectors = Embeddings.from_float(space, np.eye(8, dtype=np.float32)[:4] + 0.1, ids=list("abcd"))
+    times = {"event_timestamp": NOW, "encoded_at": NOW, "content_known_at": NOW}
+    store.write_rows(views.embedding_view(space), embedding_rows(vectors, source_version=1, **times))
+    stamp = pa.array([NOW] * 2, schemas.TIMESTAMP)
+    store.write_rows(
+        views.item_features(),
+        rows_of(
+            schemas.ITEM_FEATURES, item_id=["a", "b"], source_version=[1, 1], event_timestamp=stamp, created=stamp,
+            deleted=[False, False], price=[1.5, None], category=["hats", None], has_image=[True, True], has_text=[True, True],
+        ),
+    )  # fmt: skip
+    one = pa.array([NOW], schemas.TIMESTAMP)
+    store.write_rows(
+        views.user_sequence(),
+        rows_of(
+            schemas.USER_SEQUENCE, user_id=["u"], event_timestamp=one, created=one, item_ids=[["d", "a", "b", "gone"]],
+            actions=[["buy"] * 4], times=[[1, 2, 3, 4]], sequence_version=[0],
+        ),
+    )  # fmt: skip
+    with RankingClient(store, live) as opened:
+        opened.store = store
+        yield opened
+
+
+def test_one_row_per_candidate_in_order_with_everything_the_service_names(client):
+    table = client.features("u", ["b", "nobody", "a", "b"])
+    assert table.column_names == ["item_id", "embedding", "embedding_present", "counts", "missing", "price", "category"]
+    assert table.column("item_id").to_pylist() == ["b", "nobody", "a", "b"]
+    assert table.column("embedding_present").to_pylist() == [True, False, True, True]
+    assert table.column("embedding").to_pylist()[1] is None
+    assert table.column("price").to_pylist() == [None, None, 1.5, None]
+    assert table.column("category").to_pylist() == [None, None, "hats", None]
+    # the last three behaviours are a, b and one without a vector; a candidate's own behaviour is dropped
+    assert table.column("missing").to_pylist() == [1, 3, 1, 1]
+    assert [sum(c) for c in table.column("counts").to_pylist()] == [1, 0, 1, 1]
+    assert table.schema.metadata[b"space"] == b"moon_v1"
+    assert table.schema.metadata[b"simtier"] == b"moon_v1_n10_l3_drop"
+
+
+def test_unknown_user_and_no_candidates(client):
+    table = client.features("stranger", ["a"])
+    assert table.column("missing").to_pylist() == [0] and sum(table.column("counts").to_pylist()[0]) == 0
+    empty = client.features("u", [])
+    assert empty.num_rows == 0 and empty.column_names == table.column_names
+
+
+def test_bad_service_and_bad_ids(client):
+    with pytest.raises(Misconfigured, match="ctr_v9"):
+        client.features("u", ["a"], service="ctr_v9")
+    with pytest.raises(Poison, match="item_id"):
+        client.features("u", ["a'; drop"])
+    with pytest.raises(Poison, match="user_id"):
+        client.features("", ["a"])
+
+
+def test_vectors_of_another_encoder_are_refused(tmp_path, client):
+    text = TOML.replace("dim = 8", 'dim = 8\nencoder_digest = "sha256:' + "a" * 64 + '"')
+    (tmp_path / "other.toml").write_text(text)
+    other = RankingClient(client.store, load_spaces(tmp_path / "other.toml"))
+    with pytest.raises(SpaceMismatch):
+        other.features("u", ["a"])
+
+
+def test_repeated_requests_give_the_same_table(client):
+    assert client.features("u", ["a", "c"]).equals(client.features("u", ["a", "c"]))
