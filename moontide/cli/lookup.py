@@ -1,0 +1,131 @@
+"""``moontide similar`` and ``moontide features``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moontide import names
+from moontide.cli.console import say, spark_bars, table
+from moontide.errors import Misconfigured, Poison
+from moontide.live import LiveSpaces, load_spaces
+from moontide.settings import Settings
+from moontide.spaces import EmbeddingSpace
+from moontide.stores.base import OnlineStore, VectorIndex
+from moontide.views import item_features
+
+
+def similar(settings: Settings, item_id: str, *, k: int, space_id: str | None, catalog: Path | None) -> int:
+    """Print the k nearest neighbours of an item that has a vector.
+
+    Raises:
+        Poison: the item has no vector.
+        Misconfigured, Transient: a store is not there.
+    """
+    from moontide.stores import online_store, vector_index
+
+    names.require_ids([item_id])
+    live = load_spaces(settings.spaces_path)
+    titles = catalog_titles(catalog) if catalog else {}
+    store = online_store(settings)
+    try:
+        index = vector_index(settings)
+        try:
+            space = served_space(live, index, space_id)
+            hits = neighbours(store, index, space, item_id, k)
+        finally:
+            index.close()
+        shown = store.read_columns(item_features(), [i for i, _ in hits], ["category", "price"]).to_pylist()
+    finally:
+        store.close()
+    say(f"{item_id}  {titles.get(item_id, '')}".rstrip() + f"   (space {space.id})")
+    rows = [
+        [f"{score:.3f}", found, row["category"] or "", _money(row["price"]), titles.get(found, "")]
+        for (found, score), row in zip(hits, shown, strict=True)
+    ]
+    for line in table(rows, head=["cosine", "item", "category", "price", "title" if titles else ""], right=(0, 3)):
+        say("  " + line)
+    return 0
+
+
+def served_space(live: LiveSpaces, index: VectorIndex, space_id: str | None) -> EmbeddingSpace:
+    """The named space, else the one the alias of the first live space's family points at, else that first one."""
+    if space_id is not None:
+        return live.space(space_id)
+    if not live.spaces:
+        raise Misconfigured(f"{live.path}: expected a [[space]], got none; see docs/reference/spaces-toml.md")
+    first = live.spaces[0].space
+    served = index.resolve_alias(first.name)
+    return live.space(served) if served else first
+
+
+def neighbours(store: OnlineStore, index: VectorIndex, space: EmbeddingSpace, item_id: str, k: int) -> list[tuple[str, float]]:
+    """(item id, cosine) of the k nearest other items, in falling order.
+
+    Raises:
+        Poison: the item has no vector in this space.
+    """
+    query = store.read_embeddings(space, [item_id])
+    if not query.present[0]:
+        raise Poison(
+            f"item {item_id}: expected a vector in {space.id}, got none; is it in the catalog, and was the backfill run?"
+        )
+    found = index.search(space, query, k + 1)
+    pairs = zip(found.ids[0], found.scores[0].tolist(), strict=False)
+    return [(other, score) for other, score in pairs if other != item_id][:k]
+
+
+def features(repo: Path, user_id: str, item_ids: Sequence[str], *, service: str, as_json: bool) -> int:
+    """Print what `RankingClient.features` gives: a table with the tiers drawn, or JSON lines."""
+    from serving import RankingClient
+
+    with RankingClient.from_repo(repo) as client:
+        rows = client.features(user_id, item_ids, service=service)
+    if as_json:
+        for row in rows.to_pylist():
+            say(json.dumps(row, default=str))
+        return 0
+    metadata = {k.decode(): v.decode() for k, v in (rows.schema.metadata or {}).items()}
+    say(f"user {user_id}   service {service}   space {metadata.get('space')}   tiers {metadata.get('simtier')}")
+    for line in feature_lines(rows):
+        say("  " + line)
+    return 0
+
+
+def feature_lines(rows: pa.Table) -> list[str]:
+    """A table of candidates: vector there or not, tiers from unlike to like, behaviours without a vector, scalars."""
+    fixed = [names.ITEM_ID, "embedding_present", "counts", "missing"]
+    scalars = [name for name in rows.column_names if name not in {*fixed, "embedding"}]
+    body = [
+        [
+            row["item_id"],
+            "yes" if row["embedding_present"] else "no",
+            f"|{spark_bars(row['counts'])}|",
+            str(sum(row["counts"])),
+            str(row["missing"]),
+            *("" if row[s] is None else str(round(row[s], 2) if isinstance(row[s], float) else row[s]) for s in scalars),
+        ]
+        for row in rows.drop_columns(["embedding"]).to_pylist()
+    ]
+    return table(body, head=["item", "vector", "tiers -1 .. 1", "counted", "missing", *scalars], right=(3, 4))
+
+
+def catalog_titles(path: Path) -> dict[str, str]:
+    """Item id -> title of the rows that have one.
+
+    Raises:
+        Misconfigured: no such file, no Parquet, or no such columns.
+    """
+    try:
+        rows = pq.read_table(path, columns=["item_id", "title"])
+    except (OSError, pa.ArrowException) as error:
+        raise Misconfigured(f"{path}: expected a catalog in Parquet with item_id and title, got: {error}") from error
+    return {i: t for i, t in zip(rows["item_id"].to_pylist(), rows["title"].to_pylist(), strict=True) if t}
+
+
+def _money(price: float | None) -> str:
+    return "" if price is None else f"{price:.2f}"

@@ -1,0 +1,135 @@
+"""Arguments, dispatch, and errors as one line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from moontide import __version__
+from moontide.cli.console import complain, one_line
+from moontide.errors import Misconfigured, MoontideError
+from moontide.settings import Settings
+
+_EPILOG = (
+    "exit codes: 0 done; 1 failed, or doctor found a problem; 2 wrong use. "
+    "Stores and folders come from the environment (MOONTIDE_HOME, ...; see docs/reference/settings.md)."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Expected failures are one line on stderr, never a traceback."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except MoontideError as error:
+        complain(f"moontide: {one_line(str(error))}")
+        return 1
+    except ImportError as error:
+        complain(f"moontide: expected the package, got: {one_line(str(error))}; pip install 'moontide[spark]', or make setup")
+        return 1
+    except KeyboardInterrupt:
+        complain("moontide: interrupted")
+        return 1
+    except BrokenPipeError:
+        return 1
+    return code
+
+
+def settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        Misconfigured: an environment variable does not fit; the message names it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise Misconfigured(f"MOONTIDE_{name}: {first['msg']}; see docs/reference/settings.md") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="moontide", description="Item embeddings and similarity tiers for ranking.", epilog=_EPILOG
+    )
+    parser.add_argument("--version", action="version", version=f"moontide {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_doctor(commands)
+    _add_similar(commands)
+    _add_features(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    made = commands.add_parser("doctor", help="what is installed, reachable, applied, and how full", epilog=_EPILOG)
+    _add_repo(made)
+    made.set_defaults(run=_doctor)
+
+
+def _add_similar(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    made = commands.add_parser("similar", help="an item's nearest neighbours in the index", epilog=_EPILOG)
+    made.add_argument("item_id", metavar="ITEM_ID")
+    made.add_argument("-k", type=_positive, default=10, metavar="K", help="how many (default: 10)")
+    made.add_argument("--space", metavar="SPACE", help="space id (default: the one the index alias points at)")
+    made.add_argument("--catalog", type=Path, metavar="FILE", help="catalog Parquet to show titles from")
+    made.set_defaults(run=_similar)
+
+
+def _add_features(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    made = commands.add_parser("features", help="what a ranking model reads for a user and candidates", epilog=_EPILOG)
+    made.add_argument("user_id", metavar="USER_ID")
+    made.add_argument("item_ids", metavar="ITEM_ID", nargs="+")
+    made.add_argument("--service", default="ctr_v1", help="feature service (default: ctr_v1)")
+    made.add_argument("--json", action="store_true", help="one JSON object per candidate, vector included")
+    _add_repo(made)
+    made.set_defaults(run=_features)
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    made = commands.add_parser("demo", help="the main job on the example data, and a report", epilog=_EPILOG)
+    made.add_argument("--out", type=Path, default=Path("build/demo"), metavar="DIR", help="default: build/demo; made anew")
+    made.add_argument("--checkout", type=Path, default=Path(), metavar="DIR", help="root of the repository (default: .)")
+    made.set_defaults(run=_demo)
+
+
+def _add_repo(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--repo", type=Path, default=Path("feature_repo"), metavar="DIR", help="Feast feature repository (default: feature_repo)"
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+    return value
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from moontide.cli.doctor import doctor
+
+    return doctor(settings(), args.repo)
+
+
+def _similar(args: argparse.Namespace) -> int:
+    from moontide.cli.lookup import similar
+
+    return similar(settings(), args.item_id, k=args.k, space_id=args.space, catalog=args.catalog)
+
+
+def _features(args: argparse.Namespace) -> int:
+    from moontide.cli.lookup import features
+
+    settings()
+    return features(args.repo, args.user_id, args.item_ids, service=args.service, as_json=args.json)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from moontide.cli.demo import demo
+
+    return demo(args.checkout.resolve(), args.out.resolve())
