@@ -25,14 +25,10 @@ def open_engine(settings: Settings, clock: Clock) -> KeyValue:
 
 def _lmdb(settings: Settings, clock: Clock) -> KeyValue:
     from moontide.stores.kv_lmdb import LmdbKeyValue
+    from moontide.stores.kv_lmdb_environment import LmdbOptions
 
-    return LmdbKeyValue(
-        settings.lmdb_path,
-        map_size=settings.lmdb_map_size,
-        max_readers=settings.lmdb_max_readers,
-        sync=settings.lmdb_sync,
-        clock=clock,
-    )
+    options = LmdbOptions(settings.lmdb_map_size, settings.lmdb_max_readers, settings.lmdb_sync)
+    return LmdbKeyValue(settings.lmdb_path, options, clock)
 
 
 def _redis(settings: Settings, clock: Clock) -> KeyValue:

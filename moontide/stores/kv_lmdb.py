@@ -1,80 +1,43 @@
 """The embedded engine: one LMDB file that many processes read and write, and that survives kill -9.
 
-The rules an LMDB file asks for are kept here: one environment per (file, process), none used across a fork, stale readers
-cleared, short transactions, no buffer that outlives its transaction.
+Transactions are short and bounded in rows, and no buffer outlives one: values are copied inside it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 import numpy as np
 
-from moontide.errors import Misconfigured, Transient
+from moontide.errors import Misconfigured
 from moontide.order import KEY_BYTES, Outcome
 from moontide.stores.kv import REMOVED, Clock, Combine, Outcomes
+from moontide.stores.kv_lmdb_environment import LmdbEnvironment, LmdbOptions
 
-_DATABASE: Final = b"moontide"
 _MAX_KEY: Final = 511
 _RECORD, _MARK, _LONG = b"r", b"d", b"n"
 _HASHED: Final = b"\xff\xff"  # no UTF-8 text starts so
 _ROWS_PER_WRITE: Final = 5_000
 _ROWS_PER_READ: Final = 50_000
 _MERGES_PER_WRITE: Final = 200
-_READER_CHECK_US: Final = 10_000_000
-
-
-@dataclass(slots=True)
-class _Shared:
-    """An open environment of this process and how many stores use it."""
-
-    env: Any
-    database: Any
-    users: int = 0
-    checked_at: int = 0
-
-
-_environments: dict[tuple[int, str], _Shared] = {}
-_inherited: list[_Shared] = []
-_lock = threading.Lock()
-
-
-def _forget_after_fork() -> None:
-    # A child must neither use nor close its parent's environments: closing would run on locks and maps the parent still uses.
-    global _lock  # noqa: PLW0603 - the parent may have held it at the fork
-    _lock = threading.Lock()
-    _inherited.extend(_environments.values())
-    _environments.clear()
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 class LmdbKeyValue:
-    """`KeyValue` in the folder `path`, created with mode 0700 (files 0600).
+    """`KeyValue` in the LMDB file of the folder `path`.
 
     Args:
-        path: folder of the file.
-        map_size: bytes it may grow to; the same in every process.
-        max_readers: reader slots; the same in every process.
-        sync: fsync each commit.
+        path: the folder, made where there is none.
+        options: how to open it.
         clock: when to look for readers that were killed.
     """
 
-    def __init__(self, path: Path, *, map_size: int, max_readers: int, sync: bool, clock: Clock) -> None:
-        self._path = os.path.realpath(path)
-        self._options: dict[str, Any] = {"map_size": map_size, "max_readers": max_readers, "sync": sync}
-        self._clock = clock
-        self._pid = os.getpid()
-        self._shared: _Shared | None = self._acquire()
+    def __init__(self, path: Path, options: LmdbOptions, clock: Clock) -> None:
+        self._environment = LmdbEnvironment(path, options, clock)
 
     def get(self, table: bytes, keys: Sequence[bytes], default: bytes) -> list[bytes]:
         """See `KeyValue.get`."""
@@ -190,15 +153,8 @@ class LmdbKeyValue:
         return cleared
 
     def close(self) -> None:
-        """Release the environment; the last store of this process that uses it closes it."""
-        with _lock:
-            shared, self._shared = self._shared, None
-            if shared is None or self._pid != os.getpid():
-                return
-            shared.users -= 1
-            if shared.users == 0:
-                _environments.pop((self._pid, self._path), None)
-                shared.env.close()
+        """See `KeyValue.close`."""
+        self._environment.close()
 
     def _clear(self, prefix: bytes) -> int:
         found = 0
@@ -211,68 +167,12 @@ class LmdbKeyValue:
 
     @contextmanager
     def _transaction(self, *, write: bool = False) -> Iterator[Any]:
-        shared = self._current()
+        env, database = self._environment.current()
         try:
-            with shared.env.begin(db=shared.database, write=write) as txn:
+            with env.begin(db=database, write=write) as txn:
                 yield txn
         except lmdb.Error as error:
-            raise self._explained(error) from error
-
-    def _current(self) -> _Shared:
-        if self._shared is None:
-            raise Misconfigured(f"online store {self._path}: expected an open store, got one that was closed; open it again")
-        if self._pid != os.getpid():
-            self._pid, self._shared = os.getpid(), self._acquire()
-        shared, now = self._shared, self._clock()
-        if abs(now - shared.checked_at) > _READER_CHECK_US:
-            shared.checked_at = now
-            shared.env.reader_check()
-        return shared
-
-    def _acquire(self) -> _Shared:
-        key = (os.getpid(), self._path)
-        with _lock:
-            shared = _environments.get(key)
-            if shared is None:
-                shared = _environments[key] = self._open()
-            shared.users += 1
-            return shared
-
-    def _open(self) -> _Shared:
-        try:
-            os.makedirs(self._path, mode=0o700, exist_ok=True)
-            env = lmdb.open(
-                self._path, mode=0o600, max_dbs=2, max_spare_txns=16, readahead=False, meminit=False, **self._options
-            )
-            env.reader_check()
-            return _Shared(env, env.open_db(_DATABASE), checked_at=self._clock())
-        except lmdb.Error as error:
-            raise self._explained(error) from error
-        except OSError as error:
-            raise Misconfigured(
-                f"online store: expected a folder that can be written at {self._path}, got: {error}; set MOONTIDE_HOME"
-            ) from error
-
-    def _explained(self, error: lmdb.Error) -> Exception:
-        where = f"online store {self._path}"
-        if isinstance(error, lmdb.MapFullError):
-            return Misconfigured(
-                f"{where}: expected free space, got a file at its limit of {self._options['map_size']} bytes; "
-                "raise MOONTIDE_LMDB_MAP_SIZE in every process and start again, or drop a space"
-            )
-        if isinstance(error, lmdb.MapResizedError):
-            return Misconfigured(
-                f"{where}: expected the same MOONTIDE_LMDB_MAP_SIZE in every process, got a file larger than this one's "
-                f"{self._options['map_size']} bytes; set it alike and start again"
-            )
-        if isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError | lmdb.CorruptedError):
-            return Misconfigured(f"{where}: expected an LMDB file, got: {error}; move it away and load the store again")
-        if isinstance(error, lmdb.ReadersFullError):
-            return Transient(
-                f"{where}: expected a free reader slot, got all {self._options['max_readers']} in use; "
-                "raise MOONTIDE_LMDB_MAX_READERS in every process, or run fewer"
-            )
-        return Transient(f"{where}: expected an answer, got {type(error).__name__}: {error}; try again")
+            raise self._environment.explained(error) from error
 
 
 def _names(prefix: bytes, keys: Sequence[bytes]) -> list[bytes]:

@@ -1,13 +1,11 @@
 """The production engine: Redis, or Redis Cluster.
 
 A key is ``mt:{b<n>}:r:<table><key>``: the bucket n in braces puts a record and the marks of its table (one hash per bucket) into
-one cluster slot, so a script changes both at once. Scripts compare order keys byte by byte, because Lua's ``<`` on strings follows
-the server's locale.
+one cluster slot, so a script changes both at once.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -22,6 +20,7 @@ from redis.cluster import RedisCluster
 from moontide.errors import Misconfigured, Transient
 from moontide.order import Outcome
 from moontide.stores.kv import REMOVED, Combine, Outcomes
+from moontide.stores.kv_redis_scripts import MARK, PUT, REMOVE, SWAP, UNMARK, Script
 
 BUCKETS: Final = 256
 _ROWS_PER_PIPELINE: Final = 5_000
@@ -31,68 +30,6 @@ _MERGE_ATTEMPTS: Final = 100
 _SCAN_COUNT: Final = 1_000
 _CONNECT_SECONDS: Final = 3.0
 _ANSWER_SECONDS: Final = 15.0
-
-# Each script: KEYS[1] the bucket's marks, KEYS[i + 1] the record of row i; ARGV[1] the flag, then the row's arguments. It returns
-# one digit per row.
-_LOOP = """
-local out, marks, flag, width = {}, KEYS[1], ARGV[1], %d
-for i = 1, #KEYS - 1 do
-  local key, at, code = KEYS[i + 1], 2 + (i - 1) * width, 0
-  %s
-  out[i] = code
-end
-return table.concat(out)
-"""
-_PUT = """
-  local name, record = ARGV[at], ARGV[at + 1]
-  local new, old = string.sub(record, 1, 40), redis.call('GETRANGE', key, 0, 39)
-  if old == new then code = 1
-  elseif old ~= '' then
-    for b = 1, 40 do
-      local x, y = string.byte(new, b), string.byte(old, b) or -1
-      if x ~= y then
-        if x < y then code = 2 end
-        break
-      end
-    end
-  end
-  if code == 0 then redis.call('SET', key, record) end
-  if code < 2 and flag == '1' then redis.call('HSET', marks, name, new) end
-"""
-_SWAP = """
-  local seen, record = ARGV[at], ARGV[at + 1]
-  if redis.call('GETRANGE', key, 0, 39) == seen then
-    redis.call('SET', key, record)
-    code = 1
-  end
-"""
-_REMOVE = """
-  local name = ARGV[at]
-  code = redis.call('DEL', key)
-  if flag == '' then redis.call('HDEL', marks, name)
-  elseif code == 1 then redis.call('HSET', marks, name, flag) end
-"""
-_MARK = """
-  local name, head = ARGV[at], redis.call('GETRANGE', key, 0, 39)
-  if head ~= '' then
-    redis.call('HSET', marks, name, head)
-    code = 1
-  end
-"""
-_UNMARK = """
-  local name, token = ARGV[at], ARGV[at + 1]
-  if redis.call('HGET', marks, name) == token then code = redis.call('HDEL', marks, name) end
-"""
-
-
-class _Script:
-    def __init__(self, width: int, body: str) -> None:
-        self.text = _LOOP % (width, body)
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-
-_PUT_SCRIPT, _SWAP_SCRIPT, _UNMARK_SCRIPT = _Script(2, _PUT), _Script(2, _SWAP), _Script(2, _UNMARK)
-_REMOVE_SCRIPT, _MARK_SCRIPT = _Script(1, _REMOVE), _Script(1, _MARK)
 
 _UNAVAILABLE = (
     exceptions.ConnectionError,
@@ -142,7 +79,7 @@ class RedisKeyValue:
 
     def put(self, table: bytes, keys: Sequence[bytes], records: Sequence[bytes], *, mark: bool) -> Outcomes:
         """See `KeyValue.put`."""
-        return self._run(_PUT_SCRIPT, table, keys, b"1" if mark else b"", keys, records)
+        return self._run(PUT, table, keys, b"1" if mark else b"", keys, records)
 
     def merge(self, table: bytes, keys: Sequence[bytes], combine: Combine) -> Outcomes:
         """See `KeyValue.merge`. Compare and set: a row that another writer changed meanwhile is combined again."""
@@ -159,7 +96,7 @@ class RedisKeyValue:
 
     def remove(self, table: bytes, keys: Sequence[bytes], *, mark: bool) -> int:
         """See `KeyValue.remove`."""
-        return int(self._run(_REMOVE_SCRIPT, table, keys, REMOVED if mark else b"", keys).sum())
+        return int(self._run(REMOVE, table, keys, REMOVED if mark else b"", keys).sum())
 
     def drop(self, table: bytes) -> int:
         """See `KeyValue.drop`."""
@@ -189,7 +126,7 @@ class RedisKeyValue:
 
     def mark(self, table: bytes, keys: Sequence[bytes]) -> int:
         """See `KeyValue.mark`."""
-        return int(self._run(_MARK_SCRIPT, table, keys, b"", keys).sum())
+        return int(self._run(MARK, table, keys, b"", keys).sum())
 
     def marks(self, table: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """See `KeyValue.marks`. Starts at another bucket each time, so that none waits forever behind the others."""
@@ -208,7 +145,7 @@ class RedisKeyValue:
     def unmark(self, table: bytes, marks: Sequence[tuple[bytes, bytes]]) -> int:
         """See `KeyValue.unmark`."""
         keys = [key for key, _ in marks]
-        return int(self._run(_UNMARK_SCRIPT, table, keys, b"", keys, [token for _, token in marks]).sum())
+        return int(self._run(UNMARK, table, keys, b"", keys, [token for _, token in marks]).sum())
 
     def close(self) -> None:
         """Release the connections."""
@@ -240,11 +177,11 @@ class RedisKeyValue:
         changed = [(row, old, new) for row, old in zip(pending, stored, strict=True) if (new := combine(row, old)) != old]
         rows = [row for row, _, _ in changed]
         heads, records = [old[:40] for _, old, _ in changed], [new for _, _, new in changed]
-        swapped = self._run(_SWAP_SCRIPT, table, [keys[row] for row in rows], b"", heads, records)
+        swapped = self._run(SWAP, table, [keys[row] for row in rows], b"", heads, records)
         outcomes[[row for row, done in zip(rows, swapped, strict=True) if done]] = Outcome.APPLIED
         return [row for row, done in zip(rows, swapped, strict=True) if not done]
 
-    def _run(self, script: _Script, table: bytes, keys: Sequence[bytes], flag: bytes, *columns: Sequence[bytes]) -> Outcomes:
+    def _run(self, script: Script, table: bytes, keys: Sequence[bytes], flag: bytes, *columns: Sequence[bytes]) -> Outcomes:
         """Run a script over rows, one call per bucket, many calls per round trip; returns its digit per row."""
         names = self._names(table, keys)
         digits = np.zeros(len(keys), np.int8)
@@ -261,7 +198,7 @@ class RedisKeyValue:
                 digits[rows] = np.frombuffer(reply, np.uint8) - ord("0")
         return digits
 
-    def _scripted(self, script: _Script, calls: list[tuple[Any, ...]]) -> list[bytes]:
+    def _scripted(self, script: Script, calls: list[tuple[Any, ...]]) -> list[bytes]:
         replies = self._pipelined(calls, raises=False)
         lost = [n for n, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]
         if lost:  # the server was restarted, or has never seen the script

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from moontide import names, views
+from moontide import names
 from moontide.embeddings import Embeddings
-from moontide.errors import Misconfigured
-from moontide.order import KEY_BYTES, Outcome, unbiased
+from moontide.order import Outcome, unbiased
 from moontide.schemas import TIMESTAMP
 from moontide.sequences import Behaviour, BehaviourSequence
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import DirtyMark, EntityId, Heads, Matrix, Status, WriteCounts
+from moontide.stores.codecs import Codecs
 from moontide.stores.kv import Clock, KeyValue, Outcomes
 from moontide.stores.record import DELETED, STORED, Records
 from moontide.stores.record_embedding import EmbeddingCodec
@@ -35,9 +35,6 @@ from moontide.stores.record_views import (
 )
 from moontide.views import ViewKind, ViewSpec
 
-_SEPARATOR: Final = "\0"
-_SCHEMAS: Final = "\x01schemas"
-
 
 class PackedOnlineStore:
     """`OnlineStore` over a `KeyValue` engine.
@@ -50,16 +47,10 @@ class PackedOnlineStore:
     """
 
     def __init__(self, kv: KeyValue, *, project: str, clock: Clock, sequence_length: int) -> None:
-        if not project or _SEPARATOR in project:
-            raise Misconfigured(f"project: expected a name without NUL, got {project!r}")
         self._kv = kv
-        self._project = project
         self._clock = clock
         self._length = sequence_length
-        self._codecs: dict[ViewSpec, EmbeddingCodec | ColumnsCodec | SequenceCodec] = {}
-        self._spaces: dict[EmbeddingSpace, tuple[ViewSpec, EmbeddingCodec]] = {}
-        self._schemas = f"{project}{_SEPARATOR}{_SCHEMAS}{_SEPARATOR}".encode()
-        self._registered: set[int] = set()
+        self._codecs = Codecs(kv, project)
 
     def write_rows(self, view: ViewSpec, rows: pa.Table) -> WriteCounts:
         """See `OnlineStore.write_rows`.
@@ -68,20 +59,20 @@ class PackedOnlineStore:
         `content_hash`, `content_known_at`, `inv_norm` (recomputed), `space` and `sequence_version` (recomputed) may be left out.
         A sequence record's times and version follow from its behaviours.
         """
-        codec = self._codec(view)
+        codec = self._codecs.of(view)
         if isinstance(codec, SequenceCodec):
             return _counts(self._merge(view, codec, rows))
         keys = keys_of(view, rows)
         order, deleted = orders(view, rows)
         records = codec.pack(rows, order, deleted)
         if isinstance(codec, ColumnsCodec):
-            self._register(codec)
-        return _counts(self._kv.put(self._table(view), keys, records, mark=view.kind is ViewKind.EMBEDDING))
+            self._codecs.register(codec)
+        return _counts(self._kv.put(self._codecs.table(view), keys, records, mark=view.kind is ViewKind.EMBEDDING))
 
     def read_embeddings(self, space: EmbeddingSpace, ids: Sequence[str]) -> Embeddings:
         """See `OnlineStore.read_embeddings`. A Matryoshka prefix is cut from its parent's vectors."""
-        view, codec = self._space(space)
-        records = self._kv.get(self._table(view), [i.encode() for i in ids], codec.layout.blank)
+        view, codec = self._codecs.of_space(space)
+        records = self._kv.get(self._codecs.table(view), [i.encode() for i in ids], codec.layout.blank)
         found = codec.vectors(records)[1].with_ids(ids)
         return found.prefix(space.dim) if space.prefix_of else found
 
@@ -105,7 +96,7 @@ class PackedOnlineStore:
         Columns: for an embedding view the D floats; for others one per bool, integer or float field in view order, `deleted` and
         `source_version` of a fenced view excepted. A null is NaN.
         """
-        codec = self._codec(view)
+        codec = self._codecs.of(view)
         if isinstance(codec, EmbeddingCodec):
             heads, vectors = codec.vectors(self._fetch(view, ids))
             values = vectors.to_float()
@@ -122,73 +113,70 @@ class PackedOnlineStore:
 
     def read_sequences(self, view: ViewSpec, user_ids: Sequence[str]) -> list[BehaviourSequence]:
         """See `OnlineStore.read_sequences`; an expired one is empty."""
-        heads, sequences = self._sequence_codec(view).sequences(self._fetch(view, user_ids))
+        heads, sequences = self._codecs.of_sequence(view).sequences(self._fetch(view, user_ids))
         if view.ttl is None:
             return sequences
         live = self._status(view, heads) == Status.PRESENT
         return [s if there else BehaviourSequence() for s, there in zip(sequences, live.tolist(), strict=True)]
 
     def read_records(self, view: ViewSpec, ids: Sequence[EntityId]) -> pa.Table:
-        """See `OnlineStore.read_records`. A tombstone's values are null, or empty where the schema allows no null."""
-        stored = [(i, r) for i, r in zip(ids, self._kv.get(self._table(view), lookups(view, ids), b""), strict=True) if r]
+        """See `OnlineStore.read_records`. A tombstone's values are null, or zero in an embedding view."""
+        stored = [(i, r) for i, r in zip(ids, self._kv.get(self._codecs.table(view), lookups(view, ids), b""), strict=True) if r]
         found = [i for i, _ in stored]
-        records = self._codec(view).unpack([r for _, r in stored], view.table.names)
+        records = self._codecs.of(view).unpack([r for _, r in stored], view.table.names)
         columns = entity_columns(view, found)
         columns |= {f.name: _values(view, f.name, records) for f in view.table if f.name not in columns}
         return pa.table([columns[f.name].cast(f.type) for f in view.table], schema=view.table)
 
     def heads(self, view: ViewSpec, ids: Sequence[EntityId]) -> Heads:
         """See `OnlineStore.heads`. A sequence's `content_hash` starts with its version."""
-        heads = self._codec(view).heads(self._fetch(view, ids))
+        heads = self._codecs.of(view).heads(self._fetch(view, ids))
         status = self._status(replace(view, ttl=None), heads)
         version, event, encoded = (_times(heads, name) for name in ("source_version", "event_timestamp", "encoded_at"))
         return Heads(status, version, event, encoded, np.ascontiguousarray(heads["order"]["content_hash"]))
 
     def dirty(self, space: EmbeddingSpace, limit: int) -> list[DirtyMark]:
         """See `OnlineStore.dirty`. An item that was removed for good is dirty too: the index may still hold it."""
-        view, _ = self._space(space)
-        return [DirtyMark(key.decode(), token) for key, token in self._kv.marks(self._table(view), limit)]
+        view, _ = self._codecs.of_space(space)
+        return [DirtyMark(key.decode(), token) for key, token in self._kv.marks(self._codecs.table(view), limit)]
 
     def clear_dirty(self, space: EmbeddingSpace, marks: Sequence[DirtyMark]) -> int:
         """See `OnlineStore.clear_dirty`."""
-        view, _ = self._space(space)
-        return self._kv.unmark(self._table(view), [(mark.item_id.encode(), mark.token) for mark in marks])
+        view, _ = self._codecs.of_space(space)
+        return self._kv.unmark(self._codecs.table(view), [(mark.item_id.encode(), mark.token) for mark in marks])
 
     def mark_dirty(self, space: EmbeddingSpace, ids: Sequence[str]) -> int:
         """See `OnlineStore.mark_dirty`."""
-        view, _ = self._space(space)
-        return self._kv.mark(self._table(view), list(dict.fromkeys(i.encode() for i in ids)))
+        view, _ = self._codecs.of_space(space)
+        return self._kv.mark(self._codecs.table(view), list(dict.fromkeys(i.encode() for i in ids)))
 
     def delete(self, view: ViewSpec, ids: Sequence[EntityId]) -> int:
         """See `OnlineStore.delete`. Items of an embedding view stay dirty until the indexer has removed them from the index."""
         keys = list(dict.fromkeys(lookups(view, ids)))
-        return self._kv.remove(self._table(view), keys, mark=view.kind is ViewKind.EMBEDDING)
+        return self._kv.remove(self._codecs.table(view), keys, mark=view.kind is ViewKind.EMBEDDING)
 
     def drop_view(self, view: ViewSpec) -> int:
         """See `OnlineStore.drop_view`."""
-        return self._kv.drop(self._table(view))
+        return self._kv.drop(self._codecs.table(view))
 
     def count(self, view: ViewSpec) -> int:
         """See `OnlineStore.count`; walks the keys of the view."""
-        return sum(map(len, self._kv.scan(self._table(view))))
+        return sum(map(len, self._kv.scan(self._codecs.table(view))))
 
     def scan(self, view: ViewSpec) -> Iterator[list[EntityId]]:
         """See `OnlineStore.scan`."""
-        for keys in self._kv.scan(self._table(view)):
+        for keys in self._kv.scan(self._codecs.table(view)):
             yield [entity_of(view, key) for key in keys]
 
     def close(self) -> None:
         """See `OnlineStore.close`."""
         self._kv.close()
 
-    def _table(self, view: ViewSpec) -> bytes:
-        return f"{self._project}\0{view.name}\0".encode()
-
     def _fetch(self, view: ViewSpec, ids: Sequence[EntityId]) -> list[bytes]:
-        return self._kv.get(self._table(view), lookups(view, ids), self._codec(view).layout.blank)
+        return self._kv.get(self._codecs.table(view), lookups(view, ids), self._codecs.of(view).layout.blank)
 
     def _read(self, view: ViewSpec, ids: Sequence[EntityId], fields: Sequence[str]) -> tuple[Records, NDArray[np.int8]]:
-        records = self._codec(view).unpack(self._fetch(view, ids), fields)
+        records = self._codecs.of(view).unpack(self._fetch(view, ids), fields)
         return records, self._status(view, records.heads)
 
     def _status(self, view: ViewSpec, heads: NDArray[Any]) -> NDArray[np.int8]:
@@ -212,47 +200,8 @@ class PackedOnlineStore:
         def combine(row: int, stored: bytes) -> bytes:
             return codec.merge(stored, news[row], length=length)
 
-        outcomes = dict(zip(users, self._kv.merge(self._table(view), users, combine).tolist(), strict=True))
+        outcomes = dict(zip(users, self._kv.merge(self._codecs.table(view), users, combine).tolist(), strict=True))
         return np.array([outcomes[key] for key in keys], np.int8)
-
-    def _space(self, space: EmbeddingSpace) -> tuple[ViewSpec, EmbeddingCodec]:
-        found = self._spaces.get(space)
-        if found is None:
-            view = views.embedding_view(space)
-            found = self._spaces[space] = (view, EmbeddingCodec(view))
-        return found
-
-    def _codec(self, view: ViewSpec) -> EmbeddingCodec | ColumnsCodec | SequenceCodec:
-        codec = self._codecs.get(view)
-        if codec is None:
-            codec = self._codecs[view] = self._new_codec(view)
-        return codec
-
-    def _new_codec(self, view: ViewSpec) -> EmbeddingCodec | ColumnsCodec | SequenceCodec:
-        if _SEPARATOR in view.name or not view.entities:
-            raise Misconfigured(f"view {view.name!r}: expected a name without NUL and at least one entity, got {view.entities}")
-        if view.kind is ViewKind.EMBEDDING:
-            return EmbeddingCodec(view)
-        if view.kind is ViewKind.SEQUENCE:
-            return SequenceCodec(view)
-        return ColumnsCodec(view, self._schema_of)
-
-    def _sequence_codec(self, view: ViewSpec) -> SequenceCodec:
-        codec = self._codec(view)
-        if not isinstance(codec, SequenceCodec):
-            raise Misconfigured(f"view {view.name}: expected a sequence view, got one of kind {view.kind}")
-        return codec
-
-    def _register(self, codec: ColumnsCodec) -> None:
-        tag = codec.layout.tag
-        if tag not in self._registered:
-            record = bytes(KEY_BYTES) + codec.layout.schema.serialize().to_pybytes()
-            self._kv.put(self._schemas, [b"%016x" % tag], [record], mark=False)
-            self._registered.add(tag)
-
-    def _schema_of(self, tag: int) -> pa.Schema | None:
-        (record,) = self._kv.get(self._schemas, [b"%016x" % tag], b"")
-        return pa.ipc.read_schema(pa.py_buffer(record[KEY_BYTES:])) if record else None
 
 
 def _values(view: ViewSpec, name: str, records: Records) -> pa.Array:

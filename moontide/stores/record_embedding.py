@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from moontide.embeddings import CODE_MAX, Embeddings
 from moontide.errors import Misconfigured, Poison, SpaceMismatch
+from moontide.records import binary_rows
 from moontide.schemas import FLOATS, TIMESTAMP
 from moontide.spaces import EmbeddingSpace, describe
-from moontide.stores.record import STORED, Layout, Records, TagMismatch, tag_of
+from moontide.stores.record import Layout, Records, TagMismatch, tag_of
 from moontide.stores.record_views import column, optional
 from moontide.views import ViewSpec
 
@@ -59,12 +60,11 @@ class EmbeddingCodec:
         vectors = self._vectors(rows, deleted)
         known = optional(rows, _KNOWN_AT, where=self._view.name)
         event = column(rows, pa.field("event_timestamp", TIMESTAMP), where=self._view.name)
-        codes = pa.py_buffer(np.ascontiguousarray(vectors.codes))
         columns = {
             "content_known_at": pc.coalesce(known, event),
             "scale": pa.array(vectors.scale),
             "inv_norm": pa.array(vectors.inv_norm),
-            "codes": pa.Array.from_buffers(pa.binary(self.space.dim), len(vectors), [None, codes]),
+            "codes": binary_rows(vectors.codes).cast(pa.binary(self.space.dim)),
         }
         return self.layout.encode(orders, deleted, columns)
 
@@ -72,13 +72,13 @@ class EmbeddingCodec:
         """See `Codec.unpack`."""
         fixed = self._rows(records)
         vectors = self._decoded(fixed)
-        deleted = fixed["head"]["flags"] != STORED
         columns: dict[str, pa.Array] = {}
         for name in wanted:
             if name == "embedding":
-                columns[name] = _lists(vectors.to_float(), deleted)
+                offsets = np.arange(len(vectors) + 1, dtype=np.int32) * self.space.dim
+                columns[name] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.to_float().ravel()), type=FLOATS)
             elif name == "codes":
-                columns[name] = _blobs(vectors.codes, deleted)
+                columns[name] = binary_rows(vectors.codes)
             elif name in ("scale", "inv_norm"):
                 columns[name] = pa.array(getattr(vectors, name))
             elif name == "space":
@@ -181,18 +181,3 @@ def _require_sound(vectors: Embeddings) -> None:
 def _sizes(values: pa.Array, size: Any) -> NDArray[np.int64]:
     lengths: NDArray[np.int64] = pc.fill_null(size(values), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     return lengths
-
-
-def _lists(values: NDArray[np.float32], empty: NDArray[np.bool_]) -> pa.Array:
-    offsets = _offsets(values.shape[1], empty)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[~empty].ravel()), type=FLOATS)
-
-
-def _blobs(codes: NDArray[np.int8], empty: NDArray[np.bool_]) -> pa.Array:
-    offsets = _offsets(codes.shape[1], empty)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(codes[~empty]))]
-    return pa.Array.from_buffers(pa.binary(), len(codes), buffers)
-
-
-def _offsets(width: int, empty: NDArray[np.bool_]) -> NDArray[np.int32]:
-    return np.concatenate([np.zeros(1, np.int32), np.cumsum(np.where(empty, 0, width), dtype=np.int32)])

@@ -40,7 +40,6 @@ class Codec(Protocol):
         """(B,) of `record.HEAD`; records of another layout raise as in `unpack`."""
 
 
-
 def column(rows: pa.Table, field: pa.Field, *, where: str) -> pa.Array:
     """One column as one array of the field's type.
 
@@ -109,10 +108,9 @@ def head_column(view: ViewSpec, name: str, heads: NDArray[Any]) -> pa.Array | No
     if view.fenced and name == names.DELETED:
         return pa.array((heads["flags"] & DELETED) != 0)
     if view.kind is ViewKind.EMBEDDING and name == CONTENT_HASH:
-        text = np.ascontiguousarray(order["content_hash"]).tobytes().hex()
-        width = 2 * HASH_BYTES
-        digests = [text[n : n + width] for n in range(0, len(text), width)]
-        return pa.array(["" if digest == "0" * width else digest for digest in digests], pa.string())
+        text = np.ascontiguousarray(order["content_hash"]).tobytes().hex().encode()
+        offsets = np.arange(len(heads) + 1, dtype=np.int32) * (2 * HASH_BYTES)
+        return pa.Array.from_buffers(pa.string(), len(heads), [None, pa.py_buffer(offsets), pa.py_buffer(text)])
     return None
 
 
