@@ -128,6 +128,7 @@ class MilvusIndex:
         """As `VectorIndex.flush`."""
         collection = self._collection(space)
         self._connection.write(f"flush {collection}", lambda c: c.flush(collection, timeout=self._timeout))
+        self._connection.make_durable(collection)
 
     def point_alias(self, space: EmbeddingSpace) -> None:
         """As `VectorIndex.point_alias`."""

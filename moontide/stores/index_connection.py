@@ -11,6 +11,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,6 +20,7 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import ConnectionConfigException, MilvusException
 
 from moontide.errors import Misconfigured, Transient
+from moontide.stores.offline_files import fsync
 
 T = TypeVar("T")
 NOT_FOUND: Final = 100
@@ -47,6 +49,7 @@ class MilvusConnection:
         self._users = 0
         self._lock = threading.RLock()
         self._client: MilvusClient | None = None
+        self._durable: set[tuple[Path, int]] = set()
 
     @classmethod
     def acquire(cls, uri: str, token: str, timeout: float) -> MilvusConnection:
@@ -102,6 +105,17 @@ class MilvusConnection:
         except _FAILURES as error:
             self._drop(client, release=True)
             raise _translated(what, error) from error
+
+    def make_durable(self, collection: str) -> None:
+        """Bring milvus-lite's files of a flushed collection from the page cache to the disk; a server does so itself."""
+        if self.path is None:
+            return
+        for entry in list((self.path / "collections" / collection).rglob("*")):
+            with suppress(FileNotFoundError):  # folded away in the background
+                state = (entry, entry.stat().st_mtime_ns)
+                if state not in self._durable:
+                    fsync(entry)
+                    self._durable.add(state)
 
     def _drop(self, client: Any, *, release: bool) -> None:
         with self._lock:

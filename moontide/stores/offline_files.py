@@ -118,7 +118,7 @@ class FileTree:
             target = self.local / folder / f"{name}-{digest}{_SUFFIX}"
             _make_folder(target.parent)
             staged.replace(target)
-            _sync_folder(target.parent)
+            fsync(target.parent)
         finally:
             staged.unlink(missing_ok=True)
         return str(target)
@@ -184,11 +184,12 @@ def _make_folder(folder: Path) -> None:
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
-        _sync_folder(made.parent)
+        fsync(made.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Bring a file, or a folder's list of entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

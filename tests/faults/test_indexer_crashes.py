@@ -1,0 +1,220 @@
+"""The indexer dies between any two steps, over the real milvus-lite and in memory; run again, index and store agree."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from moontide import Embeddings, EmbeddingSpace, views
+from moontide.errors import Transient
+from moontide.settings import Settings
+from moontide.stores import online_store
+from moontide.stores.index import MilvusIndex
+from moontide.stores.index_memory import MemoryIndex
+from moontide.stores.indexer import Indexer
+
+pytestmark = pytest.mark.faults
+
+DIM = 4
+VERSIONS = iter(range(1, 1_000_000))
+
+
+class Crash(Exception):
+    """The process is gone."""
+
+
+class Dying:
+    """Passes calls on; the `at`-th call of the whole run dies, before or after it took effect."""
+
+    def __init__(self, inner, fuse, after):
+        self._inner, self._fuse, self._after = inner, fuse, after
+
+    def __getattr__(self, name):
+        method = getattr(self._inner, name)
+
+        def call(*args, **kwargs):
+            self._fuse[0] -= 1
+            if self._fuse[0] == 0 and not self._after:
+                raise Crash(name)
+            result = method(*args, **kwargs)
+            if self._fuse[0] == 0:
+                raise Crash(name)
+            return result
+
+        return call
+
+
+@pytest.fixture(scope="module", params=["memory", "milvus-lite"])
+def index(request, tmp_path_factory):
+    made = MemoryIndex() if request.param == "memory" else MilvusIndex(str(tmp_path_factory.mktemp("lite") / "index.db"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def space():
+    return EmbeddingSpace("moon", next(VERSIONS), DIM, "sha256:" + "0" * 64)
+
+
+@pytest.fixture
+def online(tmp_path):
+    made = online_store(Settings(online="memory", home=tmp_path))
+    yield made
+    made.close()
+
+
+def rows(space, version, items, *, deleted=False, seed=0):
+    vectors = Embeddings.from_float(space, np.random.default_rng([seed, version]).normal(size=(len(items), DIM)))
+    at = datetime(2026, 1, 1, 0, 0, version, tzinfo=UTC)
+    count = len(items)
+    return pa.table(
+        {
+            "item_id": list(items),
+            "source_version": [version] * count,
+            "event_timestamp": [at] * count,
+            "encoded_at": [at] * count,
+            "content_known_at": [at] * count,
+            "content_hash": [f"{version:032x}"] * count,
+            "deleted": [deleted] * count,
+            "codes": [c.tobytes() for c in vectors.codes],
+            "scale": vectors.scale,
+            "inv_norm": vectors.inv_norm,
+            "embedding": list(vectors.to_float()),
+            "space": [space.id] * count,
+        },
+        schema=views.embedding_view(space).table,
+    )
+
+
+def fill(online, space):
+    """Items a-d present (b in its second version), e a tombstone, and x, whose record is gone for good."""
+    view = views.embedding_view(space)
+    online.write_rows(view, rows(space, 1, "abcdex"))
+    online.write_rows(view, rows(space, 2, "b"))
+    online.write_rows(view, rows(space, 3, "e", deleted=True))
+
+
+def agree(online, index, space):
+    view = views.embedding_view(space)
+    assert online.dirty(space, 100) == []
+    found = dict(pair for page in index.scan(space) for pair in page)
+    assert sorted(found) == ["a", "b", "c", "d"]
+    current = online.read_embeddings(space, list("abcd"))
+    assert current.present.all()
+    nearest = index.search(space, current, 1)
+    assert nearest.ids == [[i] for i in "abcd"]
+    assert Indexer(online, index, space).repair().marked == 0
+    assert online.count(view) == 5
+
+
+def steps(online, index, space, after):
+    """Run with the fuse at 1, 2, 3, ... until a run ends without a crash; yields after each crash."""
+    for at in range(1, 100):
+        fuse = [at]
+        try:
+            Indexer(Dying(online, fuse, after), Dying(index, fuse, after), space).drain()
+        except Crash:
+            yield at
+        else:
+            return
+    raise AssertionError("never ended")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_crash_at_any_step_is_made_good_by_running_again(online, index, space, after):
+    fill(online, space)
+    Indexer(online, index, space).drain()
+    crashes = 0
+    for at in range(1, 20):
+        online.write_rows(views.embedding_view(space), rows(space, 10 + at, "abcd"))
+        online.write_rows(views.embedding_view(space), rows(space, 10 + at, "ex", deleted=True))
+        fuse = [at]
+        try:
+            Indexer(Dying(online, fuse, after), Dying(index, fuse, after), space).drain()
+        except Crash:
+            crashes += 1
+            Indexer(online, index, space).drain()
+        online.delete(views.embedding_view(space), ["x"])
+        Indexer(online, index, space).drain()
+        agree(online, index, space)
+        if fuse[0] > 0:
+            break
+    assert crashes >= 7 and fuse[0] > 0
+
+
+def test_first_run_crashing_again_and_again_gets_there(online, index, space):
+    fill(online, space)
+    online.delete(views.embedding_view(space), ["x"])
+    assert len(list(steps(online, index, space, after=True))) >= 7
+    agree(online, index, space)
+
+
+def test_a_record_written_while_it_is_indexed_stays_marked(online, index, space):
+    view = views.embedding_view(space)
+    fill(online, space)
+    online.delete(view, ["x"])
+
+    class Racing(Dying):
+        def __getattr__(self, name):
+            if name == "flush" and self._fuse[0] > 0:
+                self._fuse[0] = 0
+                online.write_rows(view, rows(space, 50, "a"))
+                online.write_rows(view, rows(space, 51, "c", deleted=True))
+                online.write_rows(view, rows(space, 52, "c"))
+            return getattr(self._inner, name)
+
+    first = Indexer(online, Racing(index, [1], True), space).run_once()
+    assert first.cleared == first.upserted + first.deleted - 2
+    assert sorted(m.item_id for m in online.dirty(space, 10)) == ["a", "c"]
+    second = Indexer(online, index, space).run_once()
+    assert (second.upserted, second.deleted, second.cleared) == (2, 0, 2)
+    agree(online, index, space)
+
+
+def test_a_failing_index_clears_no_mark(online, index, space):
+    fill(online, space)
+
+    class Failing(Dying):
+        def __getattr__(self, name):
+            if name == "flush":
+                raise Transient("index: no flush today")
+            return getattr(self._inner, name)
+
+    before = online.dirty(space, 100)
+    with pytest.raises(Transient):
+        Indexer(online, Failing(index, [0], True), space).run_once()
+    assert online.dirty(space, 100) == before
+
+
+def test_repair_finds_missing_outdated_and_left_over_rows(online, index, space):
+    view = views.embedding_view(space)
+    fill(online, space)
+    online.delete(view, ["x"])
+    indexer = Indexer(online, index, space)
+    assert indexer.drain() == indexer.drain() + indexer.drain() + _all(online, space, 4, 2)
+    stale = Embeddings.from_float(space, np.ones((3, DIM)), ids=["b", "e", "ghost"])
+    index.upsert(space, stale, [bytes(40)] * 3)
+    index.delete(space, ["c"])
+    found = indexer.repair()
+    assert (found.checked, found.marked, found.deleted) == (5, 3, 1)
+    done = indexer.drain()
+    assert (done.upserted, done.deleted, done.cleared) == (2, 1, 3)
+    agree(online, index, space)
+
+
+def _all(online, space, upserted, deleted):
+    from moontide.stores.indexer import IndexCounts
+
+    return IndexCounts(upserted, deleted, upserted + deleted)
+
+
+def test_nothing_dirty_is_nothing_done_and_small_limits_finish(online, index, space):
+    indexer = Indexer(online, index, space)
+    assert indexer.run_once() == indexer.drain() == _all(online, space, 0, 0)
+    fill(online, space)
+    online.delete(views.embedding_view(space), ["x"])
+    assert indexer.run_once(limit=1).cleared == 1
+    assert indexer.drain(max_rounds=2, limit=1).cleared == 2
+    assert indexer.drain(limit=1).cleared == 3
+    agree(online, index, space)
