@@ -1,0 +1,218 @@
+"""The steps of a backfill, in the driver: check everything, encode on executors, load, index."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.storagelevel import StorageLevel
+
+from encoders.artifact import Artifact, load_artifact
+from encoders.item import TITLE_MAX_CHARS
+from jobs._catalog import Rules, open_catalog
+from jobs._cli import MAX_AHEAD_US, Exit, complain, say
+from jobs._encode import REPORT, EncodeJob, EncodePartitions
+from jobs._frames import by_date, catalog_frame, with_heads
+from jobs._index import update_index
+from jobs._load import load_everywhere
+from jobs._progress import Progress
+from jobs._rejects import Rejected, RejectFile, summary
+from jobs._spark import arrow_ddl, effective_master, require_reachable, spark_session
+from jobs._tables import InputTable, event_days
+from moontide import names
+from moontide.errors import Misconfigured
+from moontide.live import LiveSpace
+from moontide.settings import Settings
+from moontide.spaces import EmbeddingSpace, require_same_space
+from moontide.stores import online_store, vector_index
+from moontide.stores.base import OnlineStore
+from moontide.stores.offline import OfflineTables
+from moontide.views import embedding_view, item_features
+
+_MANY_REJECTS: Final = 20_000
+_BYTES_PER_BATCH: Final = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The flags of one run; `docs/reference/jobs.md` says what each does."""
+
+    catalog: str
+    master: str | None
+    batch_size: int
+    partitions: int | None
+    snapshot_us: int | None
+    rejects: Path | None
+    image_root: str | None
+    stub_dim: int | None
+    index: bool
+    dry_run: bool
+
+
+class Backfill:
+    """One run.
+
+    Args:
+        settings: the site.
+        live: the space to fill, and its artifact.
+        choices: the flags.
+        now_us: time of the run: `encoded_at` of new vectors.
+    """
+
+    def __init__(self, settings: Settings, live: LiveSpace, choices: Choices, *, now_us: int) -> None:
+        self._settings = settings
+        self._live = live
+        self._choices = choices
+        self._now_us = now_us
+
+    @property
+    def _space(self) -> EmbeddingSpace:
+        return self._live.space
+
+    @property
+    def _root(self) -> str:
+        return str(self._settings.offline_root)
+
+    def run(self) -> Exit:
+        """All steps; everything that can be known to be wrong is found before the first write.
+
+        Raises:
+            Misconfigured: nothing was written.
+            Transient: a store or executor failed; run again.
+        """
+        choices = self._choices
+        snapshot = choices.snapshot_us
+        if snapshot is not None and snapshot > self._now_us + MAX_AHEAD_US:
+            raise Misconfigured("--snapshot-time: expected a time that has come, got one in the future; name when the catalog was true")
+        catalog = open_catalog(choices.catalog, snapshot_us=snapshot)
+        artifact = self._artifact()
+        require_reachable(self._settings, effective_master(choices.master), index=choices.index)
+        if not choices.dry_run:
+            self._check_stores()
+        conf = {
+            "spark.sql.execution.arrow.maxRecordsPerBatch": str(max(choices.batch_size, 1_024)),
+            "spark.sql.execution.arrow.maxBytesPerBatch": str(_BYTES_PER_BATCH),
+            # The window, the heads and the versions all meet on the item, so one shuffle serves all.
+            "spark.sql.requireAllClusterKeysForCoPartition": "false",
+        }
+        with spark_session("moontide backfill_embeddings", choices.master, conf=conf) as spark:
+            counts, rejected = self._encode(spark, catalog, artifact)
+            say(f"catalog {catalog.rows:,} rows: {summary(counts) or 'nothing'}")
+            if not choices.dry_run:
+                self._load(spark)
+        if choices.dry_run:
+            say("dry run: nothing was written; a run would then bring online store and index up to these tables")
+        elif choices.index:
+            self._index()
+        return Exit.REJECTED if rejected else Exit.DONE
+
+    def _artifact(self) -> Artifact | None:
+        """The space's encoder, its digest checked; None for the stub."""
+        stub = self._choices.stub_dim
+        if stub is not None:
+            if stub != self._space.dim or self._space.encoder_digest:
+                raise Misconfigured(
+                    f"--encoder stub:{stub}: expected a space of dim {stub} without encoder_digest, "
+                    f"got {self._space.id} of dim {self._space.dim}; stub vectors must not mix with an encoder's"
+                )
+            return None
+        if self._live.artifact is None:
+            raise Misconfigured(f"space {self._space.id}: expected an artifact in spaces.toml, got none; name its folder there")
+        artifact = load_artifact(self._live.artifact)
+        require_same_space(self._space, artifact.manifest.space, where=f"encoder {self._live.artifact}")
+        return artifact
+
+    def _check_stores(self) -> None:
+        """Fail now where a store holds another space; the index last, because its collection is created where there is none."""
+        tables = OfflineTables(self._root)
+        for file in tables.tree.files(tables.folder(embedding_view(self._space)))[:1]:
+            for batch in tables.tree.batches(file, ["codes"]):
+                width = len(batch.column(0)[0].as_py()) if len(batch) else self._space.dim
+                if width != self._space.dim:
+                    raise Misconfigured(f"{file.path}: expected {self._space.dim} codes a row, got {width}; give the space another version")
+                break
+        with closing(online_store(self._settings)) as store:
+            view = embedding_view(self._space)
+            some = next(store.scan(view), [])[:1]
+            store.read_embeddings(self._space, [str(i) for i in some])
+            store.heads(item_features(), [])
+        if self._choices.index:
+            with closing(vector_index(self._settings)) as index:
+                index.ensure(self._space)
+
+    def _encode(self, spark: SparkSession, catalog: InputTable, artifact: Artifact | None) -> tuple[Counter[str], int]:
+        choices, context = self._choices, spark.sparkContext
+        title_limit = TITLE_MAX_CHARS if artifact is None else artifact.preprocessing.title_max_chars
+        partitions = choices.partitions or default_partitions(catalog.rows, context.defaultParallelism)
+        spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
+        rules = Rules(self._now_us, title_limit, choices.snapshot_us)
+        rows = catalog_frame(spark, catalog, rules, batch_rows=choices.batch_size)
+        rows = with_heads(spark, rows, OfflineTables(self._root), self._root, self._space)
+        rows = by_date(rows, partitions, event_days(catalog))
+        job = EncodeJob(
+            self._space,
+            None if artifact is None else context.broadcast(artifact),
+            self._root,
+            choices.image_root or image_root(catalog),
+            self._settings.image_schemes,
+            choices.batch_size,
+            self._now_us,
+            choices.dry_run,
+        )
+        done = context.accumulator(0)
+        report = rows.mapInArrow(EncodePartitions(job, done), arrow_ddl(REPORT)).persist(StorageLevel.DISK_ONLY)
+        with Progress("encode", catalog.rows, lambda: done.value):
+            counted = report.where("row is null").collect()
+        counts: Counter[str] = Counter()
+        for found in counted:
+            counts[found.kind] += found["count"]
+        rejected = self._reject(report, catalog, counts)
+        report.unpersist()
+        return +counts, rejected
+
+    def _reject(self, report: DataFrame, catalog: InputTable, counts: Counter[str]) -> int:
+        expected = counts["rejected"]
+        rows = report.where("row is not null")
+        found = self._rejects(rows, catalog, few=expected <= _MANY_REJECTS) if expected else iter(())
+        if self._choices.dry_run:
+            reasons = Counter(r.reason for r in found)
+            complain(f"would reject {expected:,} rows: {summary(reasons)}")
+            return expected
+        file = RejectFile(self._choices.rejects or self._settings.home / "rejects" / "backfill.parquet", at_us=self._now_us)
+        file.add(found)
+        return file.close()
+
+    def _rejects(self, rows: DataFrame, catalog: InputTable, *, few: bool) -> Iterator[Rejected]:
+        # Many are read a partition at a time; for few, one Spark job is faster.
+        found: Any = rows.collect() if few else rows.toLocalIterator()
+        for row in found:
+            yield Rejected(catalog.files[row.source], row.row, row.item_id, row.kind, row.detail or "")
+
+    def _load(self, spark: SparkSession) -> None:
+        for view in (embedding_view(self._space), item_features()):
+            total = load_everywhere(spark, self._settings, view)
+            say(f"online {view.name}: {total.applied:,} of {total.rows:,} offline rows written, {total.stale:,} outdated")
+
+    def _index(self) -> None:
+        with closing(online_store(self._settings)) as store, closing(vector_index(self._settings)) as index:
+            counts = update_index(store, index, self._space)
+            say(f"index {self._space.collection}: {counts.upserted:,} upserted, {counts.deleted:,} removed")
+
+
+def default_partitions(rows: int, cores: int) -> int:
+    """Enough for progress to move and memory to stay small, few enough for the files to stay large."""
+    return max(cores, min(200, -(-rows // 2_000)), -(-rows // 50_000))
+
+
+def image_root(catalog: InputTable) -> str | None:
+    """Folder that image paths are relative to: the catalog itself, or the folder of its one file; None where it is remote."""
+    if "://" in catalog.uri:
+        return None
+    path = Path(catalog.uri).absolute()
+    return str(path if path.is_dir() else path.parent)

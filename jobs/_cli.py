@@ -1,0 +1,105 @@
+"""What every program has in common: flags, exit codes, and errors as one line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from moontide.errors import Misconfigured, MoontideError
+from moontide.live import LiveSpaces, load_spaces
+from moontide.settings import Settings
+
+_EPILOG: Final = (
+    "exit codes: 0 done; 1 failed, one line on stderr says why; 2 wrong use; 3 done, some rows rejected. "
+    "Stores and folders come from the environment (MOONTIDE_HOME, MOONTIDE_ONLINE, ...; see docs/reference/jobs.md)."
+)
+#: Event times further ahead than this are nonsense, not news (microseconds).
+MAX_AHEAD_US: Final = 5 * 60 * 1_000_000
+
+
+class Exit(IntEnum):
+    """How a program ended."""
+
+    DONE = 0
+    FAILED = 1
+    MISUSED = 2
+    REJECTED = 3
+
+
+def parser(program: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the flags every program has: ``--home`` and ``--dry-run``."""
+    made = argparse.ArgumentParser(prog=f"python -m jobs.{program}", description=description, epilog=_EPILOG)
+    made.add_argument("--home", type=Path, metavar="DIR", help="folder of everything local [env: MOONTIDE_HOME]")
+    made.add_argument("--dry-run", action="store_true", help="check, and say what would be done; write nothing")
+    return made
+
+
+def add_spark_flags(made: argparse.ArgumentParser) -> None:
+    """``--master`` and ``--partitions``, for programs that run on Spark."""
+    made.add_argument(
+        "--master", metavar="URL", help="Spark master; default: spark-submit's, else local[*]; with embedded stores only local[...]"
+    )
+    made.add_argument("--partitions", type=positive, metavar="N", help="Spark partitions; default: from the number of rows")
+
+
+def positive(text: str) -> int:
+    """An argparse type: an integer from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+    return value
+
+
+def site(home: Path | None) -> tuple[Settings, LiveSpaces]:
+    """Settings of this process, `home` before the environment, and the live spaces.
+
+    Raises:
+        Misconfigured: a setting or ``spaces.toml`` is wrong.
+    """
+    try:
+        settings = Settings() if home is None else Settings(home=home.absolute())
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise Misconfigured(f"MOONTIDE_{name}: {first['msg']}, got {first.get('input')!r}") from error
+    return settings, load_spaces(settings.spaces_path)
+
+
+def run(body: Callable[[], Exit]) -> int:
+    """`body`'s exit code; an expected failure becomes one line on stderr and 1."""
+    try:
+        return int(body())
+    except (MoontideError, OSError) as error:
+        complain(f"error: {one_line(str(error))}")
+    except KeyboardInterrupt:
+        complain("error: interrupted; run again to go on where it stopped")
+    return int(Exit.FAILED)
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks."""
+    return " ".join(text.split())
+
+
+def say(line: str) -> None:
+    """Print a result."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def complain(line: str) -> None:
+    """Print a note or error on stderr."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def now_us() -> int:
+    """The wall clock, microseconds since the epoch."""
+    return time.time_ns() // 1_000

@@ -1,0 +1,154 @@
+"""Spark's part of a backfill: the catalog beside where every item stands offline, one row per item, in memory of any size.
+
+Executors read all Parquet themselves through pyarrow, so that a table is read with the same code, types and credentials
+everywhere; Spark shuffles, sorts and joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, cast
+
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+from jobs._catalog import ROWS, Rules, read_catalog
+from jobs._encode import SUPERSEDED
+from jobs._rejects import RowReason
+from jobs._spark import arrow_ddl, numbers
+from jobs._tables import InputTable
+from moontide import names, schemas
+from moontide.spaces import EmbeddingSpace
+from moontide.stores.offline import OfflineTables
+from moontide.stores.offline_files import DataFile
+from moontide.views import embedding_view, item_features
+
+_DAY_US: Final = 86_400_000_000
+_KNOWN: Final = ("source_version", "content_known_at")
+#: Columns a join adds, under the names `jobs._encode` reads, with their Spark types.
+_HEAD_NAMES: Final = {
+    "source_version": ("head_version", "long"),
+    "event_timestamp": ("head_us", "long"),
+    "encoded_at": ("head_encoded_us", "long"),
+    "content_hash": ("head_hash", "string"),
+    "deleted": ("head_deleted", "boolean"),
+    "codes": ("head_codes", "binary"),
+    "scale": ("head_scale", "float"),
+}
+_FEATURE_NAMES: Final = {
+    "source_version": ("feature_version", "long"),
+    "event_timestamp": ("feature_us", "long"),
+    "created": ("feature_created_us", "long"),
+    "deleted": ("feature_deleted", "boolean"),
+    "price": ("feature_price", "float"),
+    "category": ("feature_category", "string"),
+    "has_image": ("feature_has_image", "boolean"),
+    "has_text": ("feature_has_text", "boolean"),
+}
+
+
+class ReadCatalog:
+    """`mapInArrow` over unit numbers: checked catalog rows."""
+
+    def __init__(self, table: InputTable, rules: Rules, batch_rows: int) -> None:
+        self._table, self._rules, self._batch_rows = table, rules, batch_rows
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Read the units named in `batches`."""
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                yield from read_catalog(self._table, number, self._rules, batch_rows=self._batch_rows)
+
+
+class ReadOffline:
+    """`mapInArrow` over file numbers: columns of an offline table, times as microseconds."""
+
+    def __init__(self, root: str, files: Sequence[DataFile], columns: Sequence[str]) -> None:
+        self._root, self._files, self._columns = root, list(files), list(columns)
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Read the files named in `batches`."""
+        tree = OfflineTables(self._root).tree
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                for found in tree.batches(self._files[number], self._columns):
+                    yield plain_times(found.select(self._columns))
+
+
+def plain_times(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Timestamps as int64 microseconds: Spark must not convert them between time zones."""
+    arrays = [c.cast(pa.int64()) if pa.types.is_timestamp(c.type) else c for c in batch.columns]
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+
+def catalog_frame(spark: SparkSession, table: InputTable, rules: Rules, *, batch_rows: int) -> DataFrame:
+    """Checked rows of the catalog; of several good rows for an item only the first of the highest version has no `reason`."""
+    rows = numbers(spark, len(table.units)).mapInArrow(ReadCatalog(table, rules, batch_rows), arrow_ddl(ROWS))
+    best = Window.partitionBy("key").orderBy(F.desc("source_version"), F.col("source"), F.col("row"))
+    place, before = F.row_number().over(best), F.lag("source_version").over(best)
+    twice = (F.col("place") > 1) & (F.col("before") == F.col("source_version"))
+    reason = (
+        F.when(F.col("reason").isNotNull(), F.col("reason"))
+        .when(twice, F.lit(RowReason.DUPLICATE_ID.value))
+        .when(F.col("place") > 1, F.lit(SUPERSEDED))
+    )
+    detail = F.when(twice, F.lit("expected one row per item and version, got another before it")).otherwise(F.col("detail"))
+    return (
+        rows.withColumn("place", place)
+        .withColumn("before", before)
+        .withColumn("detail", detail)
+        .withColumn("reason", reason)
+        .drop("place", "before")
+    )
+
+
+def with_heads(spark: SparkSession, rows: DataFrame, tables: OfflineTables, root: str, space: EmbeddingSpace) -> DataFrame:
+    """`rows` with the head of each item's embedding, of its features, and when its version was first known in any space."""
+    embeddings, features = tables.folder(embedding_view(space)), tables.folder(item_features())
+    every = embeddings.rsplit("/", 1)[0]
+    rows = _joined(rows, _latest(_offline(spark, tables, root, embeddings, _HEAD_NAMES, schemas.ITEM_EMBEDDING)), _HEAD_NAMES)
+    rows = _joined(rows, _latest(_offline(spark, tables, root, features, _FEATURE_NAMES, schemas.ITEM_FEATURES)), _FEATURE_NAMES)
+    known = _offline(spark, tables, root, every, _KNOWN, schemas.ITEM_EMBEDDING)
+    if known is None:
+        return rows.withColumn("known_us", F.lit(None).cast("long"))
+    first = known.groupBy(F.col("item_id").alias("key"), "source_version").agg(F.min("content_known_at").alias("known_us"))
+    return rows.join(first, ["key", "source_version"], "left")
+
+
+def by_date(rows: DataFrame, partitions: int, days: int) -> DataFrame:
+    """`rows` so that a partition holds few dates: the offline tables have at least one file per partition and date."""
+    if days <= 1:
+        return rows
+    salt = F.expr(f"pmod(hash(key), {max(4, partitions // days)})")
+    return rows.repartition(partitions, F.expr(f"event_us div {_DAY_US}"), salt)
+
+
+def _latest(rows: DataFrame | None) -> DataFrame | None:
+    """The highest row of each item; the columns are compared in order, and the first of them are the write order."""
+    if rows is None:
+        return None
+    columns = [c for c in rows.columns if c != names.ITEM_ID]
+    return rows.groupBy(F.col(names.ITEM_ID).alias("key")).agg(F.max(F.struct(*columns)).alias("head"))
+
+
+def _offline(
+    spark: SparkSession, tables: OfflineTables, root: str, folder: str, columns: Iterable[str], schema: pa.Schema
+) -> DataFrame | None:
+    """Columns of every row of an offline table and its items; None where it has no file."""
+    files = tables.tree.files(folder)
+    if not files:
+        return None
+    wanted = [names.ITEM_ID, *columns]
+    fields = [schema.field(c) for c in wanted]
+    plain = pa.schema([pa.field(f.name, pa.int64()) if pa.types.is_timestamp(f.type) else f for f in fields])
+    return numbers(spark, len(files)).mapInArrow(ReadOffline(root, files, wanted), arrow_ddl(plain))
+
+
+def _joined(rows: DataFrame, heads: DataFrame | None, renamed: dict[str, tuple[str, str]]) -> DataFrame:
+    if heads is None:
+        missing: dict[str, Column] = {name: F.lit(None).cast(kind) for name, kind in renamed.values()}
+        return rows.withColumns(missing)
+    found = rows.join(heads, "key", "left")
+    added: dict[str, Any] = {name: F.col(f"head.{column}") for column, (name, _) in renamed.items()}
+    return cast(DataFrame, found.withColumns(added).drop("head"))

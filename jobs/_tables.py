@@ -1,0 +1,183 @@
+"""Parquet that a site hands in: which files and row groups, and columns in the types of a contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from moontide import names, schemas
+from moontide.errors import Misconfigured
+
+
+class Unit(NamedTuple):
+    """One row group: what one task reads. `first_row` is its place in the file."""
+
+    path: str
+    source: int
+    row_group: int
+    first_row: int
+    rows: int
+
+
+class InputTable(NamedTuple):
+    """Checked Parquet files of one schema.
+
+    Attributes:
+        uri: what was named.
+        files: paths inside the file system, in order; `Unit.source` counts them.
+        columns: which of the contract's columns the files have.
+        units: every row group, in order.
+    """
+
+    uri: str
+    files: tuple[str, ...]
+    columns: tuple[str, ...]
+    units: tuple[Unit, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all files."""
+        return sum(unit.rows for unit in self.units)
+
+
+def open_table(uri: str, contract: pa.Schema, required: tuple[str, ...], *, what: str) -> InputTable:
+    """Look at a Parquet file, or a folder of them, without reading a row.
+
+    Raises:
+        Misconfigured: nothing there, no Parquet, a required column is missing, or a column is of another kind.
+    """
+    system, base = file_system(uri)
+    files = _files(system, base, what)
+    columns: tuple[str, ...] | None = None
+    units: list[Unit] = []
+    for source, path in enumerate(files):
+        metadata, schema = _footer(system, path, what)
+        schemas.require_columns(schema, contract, required, where=f"{what} {path}")
+        known = tuple(f.name for f in contract if f.name in schema.names)
+        if columns is not None and known != columns:
+            raise Misconfigured(
+                f"{what} {path}: expected the columns of {files[0]}, {list(columns)}, got {list(known)}; export all files alike"
+            )
+        columns = known
+        first = 0
+        for group in range(metadata.num_row_groups):
+            rows = metadata.row_group(group).num_rows
+            units.append(Unit(path, source, group, first, rows))
+            first += rows
+    return InputTable(uri, tuple(files), columns or (), tuple(units))
+
+
+def file_system(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a path or URI, and the path inside it."""
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), str(Path(uri).absolute())
+    try:
+        system, base = pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise Misconfigured(f"expected a path or a URI pyarrow can open (s3://, gs://, hdfs://), got {uri}: {error}") from error
+    return system, base
+
+
+def read_unit(table: InputTable, unit: Unit, *, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """The contract's columns of one row group, in order, in batches of at most `batch_rows` rows."""
+    system, _ = file_system(table.uri)
+    with pq.ParquetFile(system.open_input_file(unit.path)) as source:
+        yield from source.iter_batches(batch_size=batch_rows, row_groups=[unit.row_group], columns=list(table.columns))
+
+
+def event_days(table: InputTable) -> int:
+    """Days between the first and last event time, by the files' statistics; 1 where they have none."""
+    if names.EVENT_TIMESTAMP not in table.columns:
+        return 1
+    system, _ = file_system(table.uri)
+    first: list[Any] = []
+    last: list[Any] = []
+    for path in table.files:
+        with pq.ParquetFile(system.open_input_file(path)) as source:
+            at = source.schema_arrow.get_field_index(names.EVENT_TIMESTAMP)
+            for group in range(source.metadata.num_row_groups):
+                found = source.metadata.row_group(group).column(at).statistics
+                if found is not None and found.has_min_max:
+                    first.append(found.min)
+                    last.append(found.max)
+    return (max(last) - min(first)).days + 1 if first else 1
+
+
+def column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    """A column in the contract's type; all null where the file has none.
+
+    A value that the type cannot hold becomes null; text that is not UTF-8 must be found with `bad_text` first.
+
+    Raises:
+        Misconfigured: the type cannot be converted.
+    """
+    if field.name not in batch.schema.names:
+        return pa.nulls(len(batch), field.type)
+    values = batch.column(batch.schema.get_field_index(field.name))
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    try:
+        if pa.types.is_integer(field.type):
+            values = _whole(values)
+        return values.cast(field.type, safe=not pa.types.is_timestamp(field.type))
+    except pa.ArrowInvalid as error:
+        raise Misconfigured(f"column {field.name}: expected {field.type}, got {values.type}: {error}; cast it on export") from error
+
+
+def bad_text(values: pa.Array) -> NDArray[np.bool_]:
+    """(B,) bool: strings that are not UTF-8; Parquet does not promise that they are."""
+    bad = np.zeros(len(values), np.bool_)
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        binary = pa.large_binary() if pa.types.is_large_string(values.type) else pa.binary()
+        for row, raw in enumerate(values.view(binary).to_pylist()):
+            try:
+                (raw or b"").decode()
+            except UnicodeDecodeError:
+                bad[row] = True
+    return bad
+
+
+def _whole(values: pa.Array) -> pa.Array:
+    """Floating numbers that are no integers as null."""
+    if not pa.types.is_floating(values.type):
+        return values
+    whole = pc.and_(pc.is_finite(values), pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**63)))
+    return pc.if_else(pc.fill_null(whole, False), values, pa.scalar(None, values.type))
+
+
+def _files(system: pafs.FileSystem, base: str, what: str) -> list[str]:
+    info = system.get_file_info(base)
+    if info.type == pafs.FileType.File:
+        return [base]
+    if info.type == pafs.FileType.NotFound:
+        raise Misconfigured(f"{what} {base}: expected a Parquet file or a folder of them, got nothing; check the path")
+    found = system.get_file_info(pafs.FileSelector(base, recursive=True))
+    hidden = (".", "_")
+    names = [
+        i.path
+        for i in found
+        if i.type == pafs.FileType.File
+        and i.path.endswith(".parquet")
+        and not any(part.startswith(hidden) for part in i.path[len(base) :].strip("/").split("/"))
+    ]
+    if not names:
+        raise Misconfigured(f"{what} {base}: expected *.parquet files in the folder, got none; check the path")
+    return sorted(names)
+
+
+def _footer(system: pafs.FileSystem, path: str, what: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    try:
+        with pq.ParquetFile(system.open_input_file(path)) as source:
+            return source.metadata, source.schema_arrow
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise Misconfigured(f"{what} {path}: expected Parquet, got something else ({str(error)[:120]}); export it again") from error
