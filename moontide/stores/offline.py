@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from moontide import names
 from moontide.errors import Misconfigured, Poison, SpaceMismatch, Transient
-from moontide.stores.offline_files import FORMAT, FORMAT_KEY, DataFile, FileTree
+from moontide.stores.offline_files import BATCH_ROWS, FORMAT, FORMAT_KEY, DataFile, FileTree, metadata
 from moontide.stores.offline_keys import FILE, ROW, distinct, identity_columns, key_columns, known, latest_rows, order_columns
 from moontide.views import ViewKind, ViewSpec
 
@@ -31,6 +32,7 @@ _WRITER: Final = re.compile(r"[A-Za-z0-9._-]{1,120}")
 _EPOCH: Final = date(1970, 1, 1)
 _DAY: Final = 86_400_000_000
 _LISTINGS: Final = 5
+_ENCODER_KEY: Final = b"moontide.encoder"
 
 
 def utc_now() -> datetime:
@@ -53,7 +55,7 @@ class OfflineTables:
     def __init__(
         self, root: str | Path, *, clock: Callable[[], datetime] = utc_now, system: pafs.FileSystem | None = None
     ) -> None:
-        self.tree = FileTree.open(root, system)
+        self.tree = FileTree.at(root, system)
         self.clock = clock
 
     @staticmethod
@@ -73,6 +75,16 @@ class OfflineTables:
         if not self.tree.files(self.folder(view)):
             self.tree.commit(f"{self.folder(view)}/date=1970-01-01", "part-schema", stamped(view).empty_table())
         return self.path(view)
+
+    def require_own(self, view: ViewSpec) -> None:
+        """Refuse a table that holds another encoder's vectors; its first file tells.
+
+        Raises:
+            SpaceMismatch: it does.
+        """
+        for file in self.tree.files(self.folder(view))[:1]:
+            with suppress(FileNotFoundError), self.tree.open(file) as source:
+                _require_encoder(view, metadata(source), file.path)
 
     def append(self, view: ViewSpec, rows: pa.Table, *, writer: str) -> list[str]:
         """Commit rows, one file per date; each file is whole and durable when it becomes visible.
@@ -95,6 +107,7 @@ class OfflineTables:
         if _WRITER.fullmatch(writer) is None:
             raise Misconfigured(f"offline writer: expected 1 to 120 characters of [A-Za-z0-9._-], got {writer!r}")
         rows = conform(view, rows)
+        self.require_own(view)
         paths = []
         for day, chosen in _by_date(rows):
             part = rows if chosen is None else rows.take(pa.array(chosen))
@@ -120,7 +133,7 @@ class OfflineTables:
         read = wanted if where is None else view.table.names
         for partition in self.partitions(view):
             files, keys = self.keys(view, partition)
-            for table in self.kept(files, distinct(keys, identity_columns(view)), read):
+            for table in self.kept(view, files, distinct(keys, identity_columns(view)), read):
                 found = table if where is None else table.filter(where)
                 if found.num_rows:
                     yield found.select(wanted)
@@ -141,7 +154,7 @@ class OfflineTables:
         for number in np.unique(numbers):
             mask = np.zeros(int(rows[numbers == number].max()) + 1, np.bool_)
             mask[rows[numbers == number]] = True
-            yield from self.kept([files[number]], mask, view.table.names)
+            yield from self.kept(view, [files[number]], mask)
 
     def latest_heads(self, view: ViewSpec, ids: Sequence[str] | None = None, *, as_of: datetime | None = None) -> pa.Table:
         """Where each entity stands: join keys, `offline_keys.order_columns` and `deleted`; one row per entity, in no order."""
@@ -155,14 +168,16 @@ class OfflineTables:
         for _ in range(_LISTINGS):
             files = self.tree.files(f"{self.folder(view)}/{partition}")
             try:
-                tables = [pa.Table.from_batches(self.tree.batches(f, columns), schema) for f in files]
+                tables = [pa.Table.from_batches(self._batches(view, f, columns), schema) for f in files]
             except FileNotFoundError:
                 continue
             return files, pa.concat_tables([_located(t, number) for number, t in enumerate(tables)])
         raise Transient(f"{self.path(view)}/{partition}: expected files to stay, got {_LISTINGS} compactions; read again")
 
-    def kept(self, files: list[DataFile], mask: NDArray[np.bool_], columns: list[str]) -> Iterator[pa.Table]:
-        """The rows of `files`, in order, where `mask` is set; rows past its end are not.
+    def kept(
+        self, view: ViewSpec, files: list[DataFile], mask: NDArray[np.bool_], columns: list[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """The rows of `files`, in order, where `mask` is set; rows past its end are not. All columns unless some are named.
 
         Raises:
             Transient: a file was compacted away since it was listed.
@@ -170,7 +185,7 @@ class OfflineTables:
         at = 0
         for file in files:
             try:
-                for batch in self.tree.batches(file, columns):
+                for batch in self._batches(view, file, columns or view.table.names):
                     chosen = mask[at : at + len(batch)]
                     at += len(batch)
                     if chosen.any():
@@ -178,6 +193,11 @@ class OfflineTables:
                         yield table if chosen.all() else table.filter(pa.array(chosen))
             except FileNotFoundError as error:
                 raise Transient(f"{file.path}: expected a file, it was compacted while being read; read again") from error
+
+    def _batches(self, view: ViewSpec, file: DataFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        with self.tree.open(file) as source:
+            _require_encoder(view, metadata(source), file.path)
+            yield from source.iter_batches(batch_size=BATCH_ROWS, columns=columns)
 
     def _winners(self, view: ViewSpec, ids: Sequence[str] | None, as_of: datetime | None) -> tuple[list[DataFile], pa.Table]:
         until = None if as_of is None else as_of.astimezone(UTC).date()
@@ -199,7 +219,8 @@ class OfflineTables:
 
 def stamped(view: ViewSpec) -> pa.Schema:
     """The schema of a view's files: ``view.table`` with the format version."""
-    return view.table.with_metadata({FORMAT_KEY: FORMAT, b"moontide.view": view.name.encode()})
+    encoder = {} if view.space is None else {_ENCODER_KEY: view.space.encoder_digest.encode()}
+    return view.table.with_metadata({FORMAT_KEY: FORMAT, b"moontide.view": view.name.encode(), **encoder})
 
 
 def conform(view: ViewSpec, rows: pa.Table) -> pa.Table:
@@ -221,6 +242,15 @@ def conform(view: ViewSpec, rows: pa.Table) -> pa.Table:
         if others:
             raise SpaceMismatch(f"{view.name}: expected rows of space {space}, got {others}; write each space to its own view")
     return rows
+
+
+def _require_encoder(view: ViewSpec, found: dict[bytes, bytes], path: str) -> None:
+    expected = stamped(view).metadata.get(_ENCODER_KEY)
+    got = found.get(_ENCODER_KEY, expected)
+    if got != expected:
+        raise SpaceMismatch(
+            f"{path}: expected vectors of encoder {expected!r}, got {got!r}; give the new encoder a space version of its own"
+        )
 
 
 def _located(keys: pa.Table, number: int) -> pa.Table:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from moontide.errors import Misconfigured
 from moontide.stores.offline import OfflineTables, stamped
-from moontide.stores.offline_files import DataFile
+from moontide.stores.offline_files import DataFile, metadata
 from moontide.stores.offline_keys import FILE, distinct, identity_columns
 from moontide.views import ViewSpec
 
@@ -92,7 +92,7 @@ def compact(
         plan = _plan(tables, view, before, all_keys)
         chosen = plan.to_fold(target_rows, (now - older_than).timestamp())
         if chosen:
-            _fold(tables, f"{tables.folder(view)}/{partition}", plan, chosen, stamped(view), target_rows)
+            _fold(tables, view, partition, plan, chosen, target_rows)
         limit = None if grace <= timedelta(0) else (now - grace).timestamp()
         after, waiting = _remove_replaced(tables, f"{tables.folder(view)}/{partition}", limit)
         total += CompactCounts(1, len(before), after, all_keys.num_rows, int(plan.keep.sum()), waiting)
@@ -126,13 +126,14 @@ def _plan(tables: OfflineTables, view: ViewSpec, before: list[DataFile], keys: p
     return _Plan([before[n] for n in active], keep, np.searchsorted(active, numbers[mask]), replaced)
 
 
-def _fold(tables: OfflineTables, folder: str, plan: _Plan, chosen: list[int], schema: pa.Schema, target_rows: int) -> None:
+def _fold(tables: OfflineTables, view: ViewSpec, partition: str, plan: _Plan, chosen: list[int], target_rows: int) -> None:
+    folder, schema = f"{tables.folder(view)}/{partition}", stamped(view)
     mask = plan.keep[np.isin(plan.numbers, chosen)]
     files = [plan.files[n] for n in chosen]
     replaces = json.dumps(sorted(plan.replaced.union(_name(f) for f in files))).encode()
     last = schema.with_metadata({**schema.metadata, REPLACES_KEY: replaces})
     pending = schema.empty_table()
-    for chunk in _chunks(tables.kept(files, mask, schema.names), target_rows):
+    for chunk in _chunks(tables.kept(view, files, mask), target_rows):
         if pending.num_rows:
             tables.tree.commit(folder, "fold", pending)
         pending = chunk.replace_schema_metadata(schema.metadata)
@@ -166,7 +167,8 @@ def _remove_replaced(tables: OfflineTables, folder: str, limit: float | None) ->
 
 
 def _replaces(tables: OfflineTables, file: DataFile) -> list[str]:
-    found: list[str] = json.loads(tables.tree.metadata(file).get(REPLACES_KEY, b"[]"))
+    with tables.tree.open(file) as source:
+        found: list[str] = json.loads(metadata(source).get(REPLACES_KEY, b"[]"))
     return found
 
 

@@ -27,6 +27,7 @@ FORMAT_KEY: Final = b"moontide.format"
 FORMAT: Final = b"1"
 _ROW_GROUP_BYTES: Final = 32 << 20
 _ROW_GROUP_ROWS: Final = 1 << 17
+BATCH_ROWS: Final = 1 << 16
 _STAGING: Final = "_staging"
 _SUFFIX: Final = ".parquet"
 
@@ -56,7 +57,7 @@ class FileTree:
     local: Path | None
 
     @classmethod
-    def open(cls, root: str | Path, system: pafs.FileSystem | None = None) -> FileTree:
+    def at(cls, root: str | Path, system: pafs.FileSystem | None = None) -> FileTree:
         """The tree at a path, at a URI pyarrow can open (``s3://``, ``gs://``, ``hdfs://``), or inside `system`.
 
         Raises:
@@ -137,30 +138,27 @@ class FileTree:
             file.unlink(missing_ok=True)
         return len(old)
 
-    def batches(self, file: DataFile, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
-        """A file's rows in order, one batch per row group at most 64k rows.
+    def open(self, file: DataFile) -> pq.ParquetFile:
+        """A file for reading; close it.
 
         Raises:
             FileNotFoundError: it was folded into another file after it was listed.
             Misconfigured: no Parquet file, or one of another format version.
         """
-        with self._parquet(file) as source:
-            yield from source.iter_batches(batch_size=1 << 16, columns=columns)
-
-    def metadata(self, file: DataFile) -> dict[bytes, bytes]:
-        """The key-value metadata of a file's schema."""
-        with self._parquet(file) as source:
-            return dict(source.schema_arrow.metadata or {})
-
-    def _parquet(self, file: DataFile) -> pq.ParquetFile:
         try:
             source = pq.ParquetFile(self.system.open_input_file(file.path))
         except pa.ArrowInvalid as error:
             raise Misconfigured(f"{file.path}: expected Parquet, got {file.size} other bytes; remove it: {error}") from error
-        version = (source.schema_arrow.metadata or {}).get(FORMAT_KEY, FORMAT)
+        version = metadata(source).get(FORMAT_KEY, FORMAT)
         if version != FORMAT:
+            source.close()
             raise Misconfigured(f"{file.path}: expected offline format {FORMAT!r}, got {version!r}; upgrade moontide to read it")
         return source
+
+    def batches(self, file: DataFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """A file's rows in order, at most 64k a batch; raises as `open`."""
+        with self.open(file) as source:
+            yield from source.iter_batches(batch_size=BATCH_ROWS, columns=columns)
 
     @staticmethod
     def _outside(what: str, call: Callable[[], T]) -> T:
@@ -170,6 +168,11 @@ class FileTree:
             raise
         except OSError as error:
             raise Transient(f"offline tables: {what}: expected success, got: {error}; see to the disk, then retry") from error
+
+
+def metadata(source: pq.ParquetFile) -> dict[bytes, bytes]:
+    """The key-value metadata of a file's schema."""
+    return dict(source.schema_arrow.metadata or {})
 
 
 def write_parquet(table: pa.Table, sink: object) -> None:
