@@ -1,0 +1,59 @@
+"""Services that tests share: each is the real program, started on a free loopback port in a folder of its own."""
+
+import shutil
+import socket
+import subprocess
+import time
+
+import pytest
+
+
+class RedisServer:
+    """A `redis-server` without persistence that a test may stop and start again on its port."""
+
+    def __init__(self, folder):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder = folder
+        self._process = None
+
+    def start(self):
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return self
+            except OSError:
+                time.sleep(0.02)
+        raise RuntimeError(f"redis-server did not answer on port {self.port} within 20 s")
+
+    def stop(self):
+        self._process.kill()
+        self._process.wait()
+
+
+def _require_redis():
+    if shutil.which("redis-server") is None:
+        pytest.fail("redis-server: expected on PATH, got none; apt-get install redis-server")
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory):
+    """URL of a Redis server for the whole session; use key names of your own."""
+    _require_redis()
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(tmp_path):
+    """A `RedisServer` of this test alone, running."""
+    _require_redis()
+    server = RedisServer(tmp_path).start()
+    yield server
+    server.stop()
