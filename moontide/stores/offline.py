@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
@@ -22,17 +22,15 @@ import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
 from moontide import names
-from moontide.errors import Misconfigured, Poison, SpaceMismatch, Transient
-from moontide.stores.offline_files import BATCH_ROWS, FORMAT, FORMAT_KEY, DataFile, FileTree, metadata
+from moontide.errors import Misconfigured, Transient
+from moontide.stores.offline_files import BATCH_ROWS, DataFile, FileTree, metadata
 from moontide.stores.offline_keys import FILE, ROW, distinct, identity_columns, key_columns, known, latest_rows, order_columns
-from moontide.views import ViewKind, ViewSpec
+from moontide.stores.offline_rows import by_date, conform, require_encoder, stamped
+from moontide.views import ViewSpec
 
 _FAMILIES: Final = {names.EMBEDDING_VIEW_PREFIX: "space", names.SIMTIER_VIEW_PREFIX: "spec"}
 _WRITER: Final = re.compile(r"[A-Za-z0-9._-]{1,120}")
-_EPOCH: Final = date(1970, 1, 1)
-_DAY: Final = 86_400_000_000
 _LISTINGS: Final = 5
-_ENCODER_KEY: Final = b"moontide.encoder"
 
 
 def utc_now() -> datetime:
@@ -84,7 +82,7 @@ class OfflineTables:
         """
         for file in self.tree.files(self.folder(view))[:1]:
             with suppress(FileNotFoundError), self.tree.open(file) as source:
-                _require_encoder(view, metadata(source), file.path)
+                require_encoder(view, metadata(source), file.path)
 
     def append(self, view: ViewSpec, rows: pa.Table, *, writer: str) -> list[str]:
         """Commit rows, one file per date; each file is whole and durable when it becomes visible.
@@ -109,7 +107,7 @@ class OfflineTables:
         rows = conform(view, rows)
         self.require_own(view)
         paths = []
-        for day, chosen in _by_date(rows):
+        for day, chosen in by_date(rows):
             part = rows if chosen is None else rows.take(pa.array(chosen))
             paths.append(self.tree.commit(f"{self.folder(view)}/date={day}", f"part-{writer}", part))
         return paths
@@ -196,7 +194,7 @@ class OfflineTables:
 
     def _batches(self, view: ViewSpec, file: DataFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
         with self.tree.open(file) as source:
-            _require_encoder(view, metadata(source), file.path)
+            require_encoder(view, metadata(source), file.path)
             yield from source.iter_batches(batch_size=BATCH_ROWS, columns=columns)
 
     def _winners(self, view: ViewSpec, ids: Sequence[str] | None, as_of: datetime | None) -> tuple[list[DataFile], pa.Table]:
@@ -217,51 +215,7 @@ class OfflineTables:
         return listed, best
 
 
-def stamped(view: ViewSpec) -> pa.Schema:
-    """The schema of a view's files: ``view.table`` with the format version."""
-    encoder = {} if view.space is None else {_ENCODER_KEY: view.space.encoder_digest.encode()}
-    return view.table.with_metadata({FORMAT_KEY: FORMAT, b"moontide.view": view.name.encode(), **encoder})
-
-
-def conform(view: ViewSpec, rows: pa.Table) -> pa.Table:
-    """`rows` with exactly the columns, types and metadata of `stamped`; raises as `OfflineTables.append`."""
-    missing = [name for name in view.table.names if name not in rows.column_names]
-    if missing:
-        raise Misconfigured(f"{view.name}: expected columns {view.table.names}, got {rows.column_names}; add {missing}")
-    rows = rows.select(view.table.names)
-    nulls = [f.name for f in view.table if not f.nullable and rows[f.name].null_count]
-    if nulls:
-        raise Poison(f"{view.name}: expected a value in every row of {nulls}, got nulls; reject those rows")
-    try:
-        rows = rows.cast(stamped(view))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise Misconfigured(f"{view.name}: expected types {view.table.types}, got {rows.schema.types}: {error}") from error
-    if view.kind is ViewKind.EMBEDDING and rows.num_rows:
-        space = view.name.removeprefix(names.EMBEDDING_VIEW_PREFIX)
-        others = [s for s in pc.unique(rows["space"]).to_pylist() if s != space]
-        if others:
-            raise SpaceMismatch(f"{view.name}: expected rows of space {space}, got {others}; write each space to its own view")
-    return rows
-
-
-def _require_encoder(view: ViewSpec, found: dict[bytes, bytes], path: str) -> None:
-    expected = stamped(view).metadata.get(_ENCODER_KEY)
-    got = found.get(_ENCODER_KEY, expected)
-    if got != expected:
-        raise SpaceMismatch(
-            f"{path}: expected vectors of encoder {expected!r}, got {got!r}; give the new encoder a space version of its own"
-        )
-
-
 def _located(keys: pa.Table, number: int) -> pa.Table:
     """`keys` of one file with the number of that file and each row's place in it."""
     numbers = pa.array(np.full(keys.num_rows, number, np.int64))
     return keys.append_column(FILE, numbers).append_column(ROW, pa.array(np.arange(keys.num_rows)))
-
-
-def _by_date(rows: pa.Table) -> list[tuple[str, NDArray[np.int64] | None]]:
-    """(day, row numbers) in day order; row numbers None where all rows are of that day."""
-    days = rows[names.EVENT_TIMESTAMP].cast(pa.int64()).to_numpy() // _DAY
-    found = np.unique(days)
-    single = len(found) == 1
-    return [((_EPOCH + timedelta(days=int(d))).isoformat(), None if single else np.flatnonzero(days == d)) for d in found]

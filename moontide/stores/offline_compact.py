@@ -19,9 +19,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from moontide.errors import Misconfigured
-from moontide.stores.offline import OfflineTables, stamped
+from moontide.stores.offline import OfflineTables
 from moontide.stores.offline_files import DataFile, metadata
 from moontide.stores.offline_keys import FILE, distinct, identity_columns
+from moontide.stores.offline_rows import stamped
 from moontide.views import ViewSpec
 
 REPLACES_KEY: Final = b"moontide.replaces"
