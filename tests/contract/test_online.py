@@ -267,7 +267,9 @@ def test_views_of_any_types_and_two_keys(store):
     empty = [False, 0, 0, 0.0, 0.0, "", b"", 0, [], [], [], [], [], []]
     null = [None] * len(full)
     data = [["d1", "t1", 1, *full], ["d1", "t2", 2, *empty], ["d 2/ü", "t1", 3, *null]]
-    table = pa.table([pa.array(values, field.type) for values, field in zip(zip(*data, strict=True), FOREIGN, strict=True)], FOREIGN)
+    table = pa.table(
+        [pa.array(values, field.type) for values, field in zip(zip(*data, strict=True), FOREIGN, strict=True)], FOREIGN
+    )
     view = foreign()
     assert store.write_rows(view, table).applied == 3
     ids = [("d1", "t1"), ("d1", "t2"), ("d 2/ü", "t1"), ("d1", "nope")]
@@ -310,12 +312,18 @@ def test_long_keys_are_told_apart(store):
 
 
 def test_records_outlive_a_change_of_the_schema(opened):
-    old = pa.schema([("driver", pa.string()), ("trip", pa.string()), ("event_timestamp", TIMESTAMP), ("n", pa.int32()), ("s", pa.string())])
+    old = pa.schema(
+        [("driver", pa.string()), ("trip", pa.string()), ("event_timestamp", TIMESTAMP), ("n", pa.int32()), ("s", pa.string())]
+    )
     new = pa.schema([*[old.field(i) for i in range(3)], pa.field("n", pa.int64()), pa.field("extra", pa.list_(pa.float32()))])
-    opened().write_rows(foreign(schema=old), pa.Table.from_pylist([{"driver": "a", "trip": "t", "event_timestamp": 1, "n": 7, "s": "x"}], old))
+    opened().write_rows(
+        foreign(schema=old), pa.Table.from_pylist([{"driver": "a", "trip": "t", "event_timestamp": 1, "n": 7, "s": "x"}], old)
+    )
     other = opened()
     view = foreign(schema=new)
-    other.write_rows(view, pa.Table.from_pylist([{"driver": "b", "trip": "t", "event_timestamp": 1, "n": 8, "extra": [1.0]}], new))
+    other.write_rows(
+        view, pa.Table.from_pylist([{"driver": "b", "trip": "t", "event_timestamp": 1, "n": 8, "extra": [1.0]}], new)
+    )
     found = other.read_columns(view, [("b", "t"), ("x", "t"), ("a", "t")], ["n", "extra"]).to_pylist()
     assert [(row["n"], row["extra"], row["status"]) for row in found] == [(8, [1.0], 0), (None, None, 1), (7, None, 0)]
     assert other.heads(view, [("a", "t"), ("b", "t")]).event_timestamp.tolist() == [1, 1]
@@ -326,7 +334,9 @@ def test_records_outlive_a_change_of_the_schema(opened):
 
 def test_time_to_live_is_applied_at_read(store, clock):
     view = foreign(ttl=timedelta(seconds=10))
-    made = [{"driver": d, "trip": "t", "event_timestamp": clock.now - age, "v1": 1} for d, age in (("new", 0), ("edge", 10_000_000))]
+    made = [
+        {"driver": d, "trip": "t", "event_timestamp": clock.now - age, "v1": 1} for d, age in (("new", 0), ("edge", 10_000_000))
+    ]
     store.write_rows(view, pa.Table.from_pylist(made, FOREIGN))
     ids = [("new", "t"), ("edge", "t"), ("nope", "t")]
     assert store.read_columns(view, ids, ["v1"]).column("status").to_pylist() == [0, 0, 1]
