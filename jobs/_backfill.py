@@ -25,13 +25,11 @@ from jobs._progress import Progress
 from jobs._rejects import Rejected, RejectFile, summary
 from jobs._spark import arrow_ddl, effective_master, require_reachable, spark_session
 from jobs._tables import InputTable, event_days
-from moontide import names
 from moontide.errors import Misconfigured
 from moontide.live import LiveSpace
 from moontide.settings import Settings
 from moontide.spaces import EmbeddingSpace, require_same_space
 from moontide.stores import online_store, vector_index
-from moontide.stores.base import OnlineStore
 from moontide.stores.offline import OfflineTables
 from moontide.views import embedding_view, item_features
 
@@ -89,7 +87,9 @@ class Backfill:
         choices = self._choices
         snapshot = choices.snapshot_us
         if snapshot is not None and snapshot > self._now_us + MAX_AHEAD_US:
-            raise Misconfigured("--snapshot-time: expected a time that has come, got one in the future; name when the catalog was true")
+            raise Misconfigured(
+                "--snapshot-time: expected a time that has come, got a future one; name when the catalog was true"
+            )
         catalog = open_catalog(choices.catalog, snapshot_us=snapshot)
         artifact = self._artifact()
         require_reachable(self._settings, effective_master(choices.master), index=choices.index)
@@ -131,14 +131,9 @@ class Backfill:
     def _check_stores(self) -> None:
         """Fail now where a store holds another space; the index last, because its collection is created where there is none."""
         tables = OfflineTables(self._root)
-        for file in tables.tree.files(tables.folder(embedding_view(self._space)))[:1]:
-            for batch in tables.tree.batches(file, ["codes"]):
-                width = len(batch.column(0)[0].as_py()) if len(batch) else self._space.dim
-                if width != self._space.dim:
-                    raise Misconfigured(f"{file.path}: expected {self._space.dim} codes a row, got {width}; give the space another version")
-                break
+        view = embedding_view(self._space)
+        next(tables.kept(view, tables.tree.files(tables.folder(view))[:1], np.ones(1, np.bool_), ["codes"]), None)
         with closing(online_store(self._settings)) as store:
-            view = embedding_view(self._space)
             some = next(store.scan(view), [])[:1]
             store.read_embeddings(self._space, [str(i) for i in some])
             store.heads(item_features(), [])

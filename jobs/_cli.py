@@ -44,7 +44,7 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
 def add_spark_flags(made: argparse.ArgumentParser) -> None:
     """``--master`` and ``--partitions``, for programs that run on Spark."""
     made.add_argument(
-        "--master", metavar="URL", help="Spark master; default: spark-submit's, else local[*]; with embedded stores only local[...]"
+        "--master", metavar="URL", help="Spark master; default: spark-submit's, else local[*]; embedded stores need local[...]"
     )
     made.add_argument("--partitions", type=positive, metavar="N", help="Spark partitions; default: from the number of rows")
 

@@ -11,10 +11,11 @@ from typing import Any, Final, cast
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession, Window
-from pyspark.sql import functions as F
+from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
 from jobs._catalog import ROWS, Rules, read_catalog
 from jobs._encode import SUPERSEDED
+from jobs._load import read_file
 from jobs._rejects import RowReason
 from jobs._spark import arrow_ddl, numbers
 from jobs._tables import InputTable
@@ -69,11 +70,11 @@ class ReadOffline:
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Read the files named in `batches`."""
-        tree = OfflineTables(self._root).tree
+        tables = OfflineTables(self._root)
         for batch in batches:
             for number in batch.column(0).to_pylist():
-                for found in tree.batches(self._files[number], self._columns):
-                    yield plain_times(found.select(self._columns))
+                for found in read_file(tables, self._files[number], self._columns):
+                    yield plain_times(found)
 
 
 def plain_times(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -7,12 +7,11 @@ loading twice, or after a kill, or beside a live consumer ends in the same state
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark.accumulators import Accumulator
 from pyspark.sql import SparkSession
@@ -59,11 +58,21 @@ def load_file(store: OnlineStore, tables: OfflineTables, view: ViewSpec, file: D
         return total
     # The float vector follows from codes and scale: reading it would double the bytes.
     columns = [c for c in view.table.names if c != "embedding"]
-    for table in tables.kept([file], wanted, columns):
-        for start in range(0, table.num_rows, _ROWS):
-            done = store.write_rows(view, table.slice(start, _ROWS))
+    at = 0
+    for batch in read_file(tables, file, columns):
+        chosen = wanted[at : at + len(batch)]
+        at += len(batch)
+        if chosen.any():
+            done = store.write_rows(view, pa.Table.from_batches([batch]).filter(pa.array(chosen)))
             total = total.plus(Loaded(0, done.applied, done.equal, done.stale))
     return total
+
+
+def read_file(tables: OfflineTables, file: DataFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Columns of a committed file, in the order asked for, in batches of at most 8,192 rows."""
+    with tables.tree.open(file) as source:
+        for batch in source.iter_batches(batch_size=_ROWS, columns=list(columns)):
+            yield batch.select(list(columns))
 
 
 def load_all(
@@ -121,9 +130,7 @@ def load_everywhere(spark: SparkSession, settings: Settings, view: ViewSpec) -> 
 class LoadFiles:
     """`mapInArrow` over file numbers, for stores that every machine reaches: `load_file` on executors."""
 
-    def __init__(
-        self, settings: Settings, root: str, view: ViewSpec, files: Sequence[DataFile], done: Accumulator[int]
-    ) -> None:
+    def __init__(self, settings: Settings, root: str, view: ViewSpec, files: Sequence[DataFile], done: Accumulator[int]) -> None:
         self._settings, self._root, self._view, self._files, self._done = settings, root, view, list(files), done
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -153,7 +160,7 @@ class LoadFiles:
 def _rows(tables: OfflineTables, view: ViewSpec) -> int:
     total = 0
     for file in tables.tree.files(tables.folder(view)):
-        with pq.ParquetFile(tables.tree.system.open_input_file(file.path)) as source:
+        with suppress(FileNotFoundError), tables.tree.open(file) as source:
             total += source.metadata.num_rows
     return total
 
@@ -164,12 +171,11 @@ def _wanted(store: OnlineStore, tables: OfflineTables, view: ViewSpec, file: Dat
     deleted = ["deleted"] if view.fenced else []
     version = ["sequence_version"] if view.kind is ViewKind.SEQUENCE else []
     columns = list(dict.fromkeys([*view.entities, *order_columns(view), *deleted, *version]))
-    for batch in tables.tree.batches(file, columns):
-        for start in range(0, len(batch), _ROWS):
-            part = pa.Table.from_batches([batch.slice(start, _ROWS)])
-            keys = [part[e].to_pylist() for e in view.entities]
-            heads = store.heads(view, keys[0] if len(keys) == 1 else list(zip(*keys, strict=True)))
-            masks.append(_another(part, heads) if version else _above(orders(view, part)[0], heads))
+    for batch in read_file(tables, file, columns):
+        part = pa.Table.from_batches([batch])
+        keys = [part[e].to_pylist() for e in view.entities]
+        heads = store.heads(view, keys[0] if len(keys) == 1 else list(zip(*keys, strict=True)))
+        masks.append(_another(part, heads) if version else _above(orders(view, part)[0], heads))
     return np.concatenate(masks)
 
 
@@ -185,10 +191,12 @@ def _above(rows: NDArray[np.void], heads: Heads) -> NDArray[np.bool_]:
     for word in range(5):
         higher |= tied & (new[:, word] > old[:, word])
         tied &= new[:, word] == old[:, word]
-    return higher | (heads.status == Status.ABSENT)
+    higher |= heads.status == Status.ABSENT
+    return higher
 
 
 def _another(rows: pa.Table, heads: Heads) -> NDArray[np.bool_]:
     stored = np.ascontiguousarray(heads.content_hash[:, :8]).view(">i8").ravel()
     found: NDArray[np.bool_] = rows["sequence_version"].to_numpy() != stored
-    return found | (heads.status == Status.ABSENT)
+    found |= heads.status == Status.ABSENT
+    return found

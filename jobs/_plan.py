@@ -48,9 +48,7 @@ class Standing(NamedTuple):
     event_us: NDArray[np.int64]
 
 
-def standing(
-    version: NDArray[np.int64], event_us: NDArray[np.int64], head_version: pa.Array, head_us: pa.Array
-) -> Standing:
+def standing(version: NDArray[np.int64], event_us: NDArray[np.int64], head_version: pa.Array, head_us: pa.Array) -> Standing:
     """Compare rows with heads; the heads are null where an item has none."""
     known = valid(head_version)
     old_version, old_us = integers(head_version), integers(head_us)

@@ -39,9 +39,7 @@ def head_vectors(space: EmbeddingSpace, batch: pa.RecordBatch) -> Embeddings:
 def feature_table(batch: pa.RecordBatch, items: Sequence[Item], *, now_us: int) -> pa.Table:
     """Rows of `schemas.ITEM_FEATURES` for the rows that say something new; a deleted one has no values."""
     deleted = flags(batch["deleted"])
-    at = standing(
-        integers(batch["source_version"]), integers(batch["event_us"]), batch["feature_version"], batch["feature_us"]
-    )
+    at = standing(integers(batch["source_version"]), integers(batch["event_us"]), batch["feature_version"], batch["feature_us"])
     live = pa.array(~deleted)
     values = {
         "price": pc.if_else(live, batch["price"].cast(pa.float32()), None),

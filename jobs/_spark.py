@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from py4j.protocol import Py4JError
+from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -122,6 +122,7 @@ def _quiet(scratch: Path) -> SparkConf:
     conf = SparkConf(loadDefaults=False)
     conf.set("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={log4j.as_uri()}")
     conf.set("spark.driver.memory", "1g")
+    conf.set("spark.ui.showConsoleProgress", "false")
     return conf
 
 

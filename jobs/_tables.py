@@ -129,7 +129,7 @@ def column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
             values = _whole(values)
         return values.cast(field.type, safe=not pa.types.is_timestamp(field.type))
     except pa.ArrowInvalid as error:
-        raise Misconfigured(f"column {field.name}: expected {field.type}, got {values.type}: {error}; cast it on export") from error
+        raise Misconfigured(f"column {field.name}: expected {field.type}, got {values.type}: {error}; cast it") from error
 
 
 def bad_text(values: pa.Array) -> NDArray[np.bool_]:
@@ -180,4 +180,4 @@ def _footer(system: pafs.FileSystem, path: str, what: str) -> tuple[pq.FileMetaD
         with pq.ParquetFile(system.open_input_file(path)) as source:
             return source.metadata, source.schema_arrow
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise Misconfigured(f"{what} {path}: expected Parquet, got something else ({str(error)[:120]}); export it again") from error
+        raise Misconfigured(f"{what} {path}: expected Parquet, got something else ({str(error)[:99]}); export it anew") from error

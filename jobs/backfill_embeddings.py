@@ -51,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         help="when the catalog was true, ISO 8601 with a zone: version and time of rows of a catalog without such columns",
     )
     made.add_argument("--image-root", metavar="DIR", help="folder of image paths, on every executor; default: the catalog's")
-    made.add_argument("--rejects", type=Path, metavar="FILE", help="Parquet of rejected rows; default: <home>/rejects/backfill.parquet")
+    made.add_argument(
+        "--rejects", type=Path, metavar="FILE", help="Parquet of rejected rows (default <home>/rejects/backfill.parquet)"
+    )
     made.add_argument("--batch-size", type=positive, default=256, metavar="N", help="items per encoder call (default 256)")
     made.add_argument(
         "--encoder",
