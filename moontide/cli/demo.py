@@ -1,0 +1,151 @@
+"""``moontide demo``: the main job on the example data, as the commands a user would type, then the report."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from moontide.cli.console import complain, say
+from moontide.errors import Misconfigured, Transient
+
+_MARKER: Final = ".moontide-demo"
+_ARTIFACT: Final = re.compile(r'^artifact = "[^"]*"$', re.MULTILINE)
+_NEEDED: Final = (
+    "examples/data/catalog.parquet",
+    "feature_repo/feature_store.yaml",
+    "feature_repo/spaces.toml",
+    "artifacts/moon_v1",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One command: what it does, in words, and its arguments."""
+
+    title: str
+    command: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The module it runs, or its program."""
+        return self.command[2] if self.command[1] == "-m" else Path(self.command[0]).name
+
+
+def demo(checkout: Path, out: Path) -> int:
+    """Run the demo of the repository at `checkout` into `out`, made anew; returns 0.
+
+    Raises:
+        Misconfigured: not a checkout, or `out` holds something else.
+        Transient: a step failed; it has said why.
+    """
+    missing = [name for name in _NEEDED if not (checkout / name).exists()]
+    if missing:
+        raise Misconfigured(f"demo: expected a checkout of the repository at {checkout}, got none of {missing}; run it there")
+    home = prepare(out)
+    write_spaces(checkout, home)
+    start, seconds = time.monotonic(), {}
+    for number, step in enumerate(steps(checkout, out, home), 1):
+        seconds[step.name] = run(step, number, home, checkout)
+        (out / "steps.json").write_text(json.dumps(seconds, indent=2) + "\n", encoding="utf-8")
+    say(f"\ndemo done in {time.monotonic() - start:.0f} s; open {out / 'report.html'}")
+    say(f"look around with: export MOONTIDE_HOME={shlex.quote(str(home))}; moontide doctor")
+    return 0
+
+
+def prepare(out: Path) -> Path:
+    """An empty home below `out`; only a folder that an earlier demo made is cleared.
+
+    Raises:
+        Misconfigured: `out` holds something else.
+    """
+    if out.exists() and not (out / _MARKER).exists() and any(out.iterdir()):
+        raise Misconfigured(f"demo: expected a new or empty folder, got {out} with other content; choose another --out")
+    if (out / _MARKER).exists():
+        shutil.rmtree(out)
+    home = out / "home"
+    home.mkdir(parents=True)
+    (out / _MARKER).touch()
+    return home
+
+
+def write_spaces(checkout: Path, home: Path) -> None:
+    """The repository's live spaces as this home's own, naming the artifact where it lies."""
+    text = (checkout / "feature_repo" / "spaces.toml").read_text(encoding="utf-8")
+    artifact = checkout / "artifacts" / "moon_v1"
+    (home / "spaces.toml").write_text(_ARTIFACT.sub(lambda _: f'artifact = "{artifact}"', text), encoding="utf-8")
+
+
+def steps(checkout: Path, out: Path, home: Path) -> list[Step]:
+    """The demo, in order."""
+    python, data = sys.executable, checkout / "examples" / "data"
+    feast = str(Path(python).with_name("feast"))
+    pairs = out / "pairs.parquet"
+    return [
+        Step("register views and services with Feast", (feast, "-c", str(checkout / "feature_repo"), "apply")),
+        Step(
+            "encode the catalog; fill offline tables, online store and index",
+            (
+                python,
+                "-m",
+                "jobs.backfill_embeddings",
+                "--home",
+                str(home),
+                "--catalog",
+                str(data / "catalog.parquet"),
+                "--space",
+                "moon_v1",
+            ),
+        ),
+        Step(
+            "merge purchases into the users' sequences",
+            (python, "-m", "jobs.user_sequences", "--home", str(home), "--behaviours", str(data / "behaviours.parquet")),
+        ),
+        Step("choose a few users and candidates", (python, "-m", "moontide.cli.showcase", "pairs", str(data), str(pairs))),
+        Step(
+            "compute their tiers ahead",
+            (python, "-m", "jobs.simtier_backfill", "--home", str(home), "--pairs", str(pairs)),
+        ),
+        Step("read, compare, measure, report", (python, "-m", "moontide.cli.showcase", "report", str(data), str(out))),
+    ]
+
+
+def environment(home: Path) -> list[str]:
+    """Arguments of ``env``: the demo is the same whatever else the caller has set."""
+    values = {
+        "MOONTIDE_HOME": home,
+        "MOONTIDE_SPACES_FILE": home / "spaces.toml",
+        "MOONTIDE_OFFLINE": home / "offline",
+        "MOONTIDE_INDEX_URI": home / "index.db",
+        "MOONTIDE_ONLINE": "lmdb",
+        "PYTHONWARNINGS": "ignore",
+        "FEAST_USAGE": "False",
+    }
+    return ["env", "-u", "SPARK_HOME", *(f"{name}={value}" for name, value in values.items())]
+
+
+def run(step: Step, number: int, home: Path, checkout: Path) -> float:
+    """Run one step with its output; a failed one ends the demo. Returns its seconds."""
+    say(f"\n[{number}] {step.title}")
+    say("    $ " + shown(step.command, checkout))
+    start = time.monotonic()
+    done = subprocess.run([*environment(home), *step.command], cwd=checkout, check=False)
+    if done.returncode:
+        raise Transient(f"demo: step {number} ({step.title}) ended with {done.returncode}; its message is above")
+    took = time.monotonic() - start
+    complain(f"    {took:.1f} s")
+    return took
+
+
+def shown(command: Sequence[str], checkout: Path) -> str:
+    """A command as one would type it in the checkout."""
+    words = [Path(command[0]).name, *(word.removeprefix(f"{checkout}/") for word in command[1:])]
+    return shlex.join(words)

@@ -1,0 +1,90 @@
+"""The last part of ``moontide demo``: choose users and candidates, read their features every way there is, measure, report.
+
+Runs as a program of its own, in the environment of the demo: ``python -m moontide.cli.showcase pairs|report DATA OUT``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from moontide.cli.console import complain, one_line, say, table
+from moontide.errors import MoontideError
+
+SERVICE: Final = "ctr_v1"
+USERS: Final = 8
+_MIN_HISTORY: Final = 60
+_MAX_HISTORY: Final = 200
+
+
+def main(argv: Sequence[str]) -> int:
+    """``pairs DATA FILE`` or ``report DATA OUT``."""
+    what, data, out = argv[0], Path(argv[1]), Path(argv[2])
+    try:
+        return write_pairs(data, out) if what == "pairs" else report(data, out)
+    except (MoontideError, OSError) as error:
+        complain(f"moontide demo: {one_line(str(error))}")
+        return 1
+
+
+def chosen(data: Path) -> dict[str, list[str]]:
+    """User -> candidates: users of the impressions with a history of middling length, and the items they were shown."""
+    behaviours = pq.read_table(data / "behaviours.parquet", columns=["user_id"])
+    counted = behaviours.group_by("user_id").aggregate([("user_id", "count")])
+    size = counted["user_id_count"]
+    enough = pc.and_(pc.greater_equal(size, _MIN_HISTORY), pc.less_equal(size, _MAX_HISTORY))
+    users = set(counted.filter(enough)["user_id"].to_pylist())
+    found: dict[str, list[str]] = {}
+    shown = pq.read_table(data / "impressions.parquet", columns=["user_id", "item_id"])
+    for user, item in zip(shown["user_id"].to_pylist(), shown["item_id"].to_pylist(), strict=True):
+        if user in users and (user in found or len(found) < USERS) and item not in found.get(user, []):
+            found.setdefault(user, []).append(item)
+    return found
+
+
+def write_pairs(data: Path, path: Path) -> int:
+    """The pairs whose tiers are computed ahead."""
+    pairs = chosen(data)
+    rows = [(user, item) for user, items in pairs.items() for item in items]
+    pq.write_table(pa.table({"user_id": [user for user, _ in rows], "item_id": [item for _, item in rows]}), path)
+    say(f"{len(rows)} pairs of {len(pairs)} users in {path.name}")
+    return 0
+
+
+def report(data: Path, out: Path) -> int:
+    """Read, compare, measure; print the table and write ``report.html``. 1 where a comparison failed."""
+    from moontide.cli.gather import Catalog, Site, candidates, history, identity, similar
+    from moontide.cli.measure import compare, figures
+    from moontide.cli.report import Report, render
+
+    pairs = chosen(data)
+    user = next(iter(pairs))
+    catalog = Catalog.read(data)
+    with Site.open(Path("feature_repo"), SERVICE) as site:
+        checks = compare(site, pairs)
+        headline, rows = figures(site, catalog, out)
+        page = Report(
+            headline=headline,
+            rows=rows,
+            similar=similar(site, catalog),
+            user_id=user,
+            history=history(site, catalog, user),
+            candidates=candidates(site, catalog, user),
+            identity=identity(site),
+            checks=[(check.name, check.outcome) for check in checks],
+        )
+    (out / "report.html").write_text(render(page), encoding="utf-8")
+    say()
+    for line in table([*rows, *((check.name, check.outcome, "") for check in checks)]):
+        say("  " + line)
+    return 0 if all(check.passed for check in checks) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+import pytest
+from pydantic import SecretStr
+
+from moontide import EmbeddingSpace
+from moontide.cli import doctor as module
+from moontide.cli.doctor import Finding, Level, doctor, guarded, shown
+from moontide.cli.doctor_stores import compare, online
+from moontide.errors import Misconfigured, Transient
+from moontide.live import LiveSpaces
+from moontide.settings import Settings
+
+pytestmark = pytest.mark.unit
+SPACE = EmbeddingSpace("moon", 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("redis://:hunter2@db.example:6380/3", "redis://***@db.example:6380/3"),
+        ("rediss://user:hunter2@db.example", "rediss://***@db.example:"),
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url, text, tmp_path):
+    found = {f.name: f.detail for f in shown(Settings(home=tmp_path, redis_url=SecretStr(url)))}
+    assert found["MOONTIDE_REDIS_URL"] == text
+
+
+def test_a_token_is_only_said_to_be_set(tmp_path):
+    found = {f.name: f.detail for f in shown(Settings(home=tmp_path, index_token=SecretStr("root:hunter2")))}
+    assert found["MOONTIDE_INDEX_TOKEN"] == "set"
+    assert "hunter2" not in str(found)
+
+
+def test_every_setting_is_shown(tmp_path):
+    assert len(list(shown(Settings(home=tmp_path)))) == len(Settings.model_fields)
+
+
+@pytest.mark.parametrize("error", [Misconfigured("a\nb"), Transient("a b"), OSError("a b"), ImportError("a b")])
+def test_a_check_that_fails_is_a_problem_after_what_it_found(error):
+    def check():
+        yield Finding(Level.OK, "first", "")
+        raise error
+
+    found = guarded(check)
+    assert [f.level for f in found] == [Level.OK, Level.BAD]
+    assert found[1].detail == "a b"
+
+
+@pytest.mark.parametrize(
+    ("offline", "vectors", "rows", "levels"),
+    [
+        (0, 0, 0, [Level.OK, Level.OK]),
+        (5, 5, 5, [Level.OK, Level.OK]),
+        (5, 4, 4, [Level.BAD, Level.OK]),
+        (5, 5, 4, [Level.OK, Level.BAD]),
+        (5, 5, None, [Level.OK, Level.NOTE]),
+        (5, 5, 6, [Level.OK, Level.OK]),
+    ],
+)
+def test_what_three_counts_say(offline, vectors, rows, levels):
+    found = list(compare(SPACE, offline, vectors, rows))
+    assert [f.level for f in found] == levels
+    assert all("run the backfill again" in f.detail for f in found if f.level is Level.BAD)
+
+
+def test_doctor_on_a_new_home_changes_nothing_and_ends_with_1(tmp_path, capsys):
+    assert doctor(Settings(home=tmp_path / "home"), tmp_path) == 1
+    assert not (tmp_path / "home").exists()
+    said = capsys.readouterr().out
+    assert "1 problem found" in said
+    assert "spaces.toml" in said
+
+
+def test_an_empty_online_store_is_not_created_by_looking(tmp_path):
+    found = list(online(Settings(home=tmp_path), LiveSpaces(tmp_path / "spaces.toml", (), (), ())))
+    assert [f.level for f in found] == [Level.NOTE]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "level"),
+    [('openjdk version "17.0.15" 2025-04-15', Level.OK), ('java version "21" 2023', Level.OK), ('openjdk version "11.0.2"', Level.NOTE), ("", Level.NOTE)],
+)
+def test_java_versions(monkeypatch, said, level):
+    class Done:
+        stderr = said
+
+    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: Done)
+    assert module.java().level is level

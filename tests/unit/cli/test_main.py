@@ -1,0 +1,81 @@
+import subprocess
+import sys
+
+import pytest
+
+from moontide import __version__
+from moontide.__main__ import main
+from moontide.cli.main import settings
+from moontide.errors import Misconfigured
+
+pytestmark = pytest.mark.unit
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"moontide {__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["nonsense"], ["similar"], ["similar", "x", "-k", "0"], ["features", "u:1"]])
+def test_wrong_use_is_2(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["doctor", "similar", "features", "demo"])
+def test_help_says_what_the_exit_codes_mean(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "exit codes: 0 done; 1 failed" in " ".join(capsys.readouterr().out.split())
+
+
+def failed(argv, capsys):
+    """Run a command that fails; its one line."""
+    assert main(argv) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("moontide: ")
+    assert said.count("\n") == 1
+    return said
+
+
+def test_no_live_spaces_is_one_line_that_says_what_to_do(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MOONTIDE_HOME", str(tmp_path))
+    assert "spaces.toml" in failed(["similar", "or:1"], capsys)
+
+
+def test_no_feature_repository_is_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MOONTIDE_HOME", str(tmp_path))
+    assert "feature_store.yaml" in failed(["features", "u:1", "or:1", "--repo", str(tmp_path)], capsys)
+
+
+def test_an_id_that_cannot_be_one_is_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MOONTIDE_HOME", str(tmp_path))
+    assert "expected 1 to 64 characters" in failed(["similar", "a b"], capsys)
+
+
+def test_no_checkout_is_one_line(capsys, tmp_path):
+    assert "checkout" in failed(["demo", "--checkout", str(tmp_path), "--out", str(tmp_path / "out")], capsys)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("LMDB_MAP_SIZE", "lots"), ("ONLINE", "sqlite"), ("PROJECT", "UPPER")])
+def test_a_setting_that_does_not_fit_is_named_but_not_shown(monkeypatch, name, value):
+    monkeypatch.setenv(f"MOONTIDE_{name}", value)
+    with pytest.raises(Misconfigured, match=f"^MOONTIDE_{name}: "):
+        settings()
+
+
+def test_the_command_line_loads_nothing_heavy_before_it_is_needed(tmp_path):
+    code = (
+        "import sys, moontide.__main__ as m\n"
+        "try: m.main(['--version'])\n"
+        "except SystemExit: pass\n"
+        "print([x for x in ('torch', 'pyspark', 'feast', 'pymilvus', 'pandas', 'onnxruntime') if x in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
