@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from math import inf
 from typing import Final
 
 import numpy as np
@@ -26,6 +27,7 @@ from moontide.stores.offline_rows import stamped
 from moontide.views import ViewSpec
 
 REPLACES_KEY: Final = b"moontide.replaces"
+_NOW: Final = timedelta(0)
 _STAGED_FOR: Final = timedelta(days=1)
 
 
@@ -65,7 +67,7 @@ def compact(
     view: ViewSpec,
     *,
     target_rows: int = 250_000,
-    older_than: timedelta = timedelta(0),
+    older_than: timedelta = _NOW,
     grace: timedelta = timedelta(hours=1),
 ) -> CompactCounts:
     """Fold each date's files of fewer than half `target_rows` rows, and those that hold duplicates, into files of `target_rows`.
@@ -91,10 +93,10 @@ def compact(
     for partition in tables.partitions(view):
         before, all_keys = tables.keys(view, partition)
         plan = _plan(tables, view, before, all_keys)
-        chosen = plan.to_fold(target_rows, (now - older_than).timestamp())
+        chosen = plan.to_fold(target_rows, before=(now - older_than).timestamp() if older_than > _NOW else inf)
         if chosen:
             _fold(tables, view, partition, plan, chosen, target_rows)
-        limit = None if grace <= timedelta(0) else (now - grace).timestamp()
+        limit = (now - grace).timestamp() if grace > _NOW else inf
         after, waiting = _remove_replaced(tables, f"{tables.folder(view)}/{partition}", limit)
         total += CompactCounts(1, len(before), after, all_keys.num_rows, int(plan.keep.sum()), waiting)
     return total
@@ -153,13 +155,13 @@ def _chunks(parts: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting).combine_chunks()
 
 
-def _remove_replaced(tables: OfflineTables, folder: str, limit: float | None) -> tuple[int, int]:
-    """Remove what files last modified before `limit` replace (None: whatever their age); (files left, of them replaced)."""
+def _remove_replaced(tables: OfflineTables, folder: str, limit: float) -> tuple[int, int]:
+    """Remove what files last modified before `limit` replace; (files left, of them replaced)."""
     files = tables.tree.files(folder)
     waiting: set[str] = set()
     gone: set[str] = set()
     for file in files:
-        (gone if limit is None or file.modified <= limit else waiting).update(_replaces(tables, file))
+        (gone if file.modified <= limit else waiting).update(_replaces(tables, file))
     for file in files:
         if _name(file) in gone:
             tables.tree.remove(file.path)

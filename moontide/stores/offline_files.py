@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -33,7 +34,9 @@ _SUFFIX: Final = ".parquet"
 
 
 class DataFile(NamedTuple):
-    """One committed file: path inside the file system, its partition folder's name, bytes, and age in seconds since the epoch."""
+    """One committed file: path inside the file system, its partition folder's name, bytes, and when it was last modified in
+    seconds since the epoch (infinity where the file system does not say: never old).
+    """
 
     path: str
     partition: str
@@ -83,7 +86,7 @@ class FileTree:
         for info in self._outside("list", lambda: self.system.get_file_info(selector)):
             parts = info.path.split("/")
             if info.type == pafs.FileType.File and parts[-1].endswith(_SUFFIX) and not parts[-1].startswith(("_", ".")):
-                found.append(DataFile(info.path, parts[-2], info.size, (info.mtime_ns or 0) / 1e9))
+                found.append(DataFile(info.path, parts[-2], info.size, inf if info.mtime_ns is None else info.mtime_ns / 1e9))
         return sorted(found, key=lambda f: (f.partition, f.path))
 
     def commit(self, folder: str, name: str, table: pa.Table) -> str:
