@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import lmdb
 import numpy as np
 
 from moontide.errors import Misconfigured
@@ -44,7 +42,7 @@ class LmdbKeyValue:
         names = _names(_RECORD + table, keys)
         found: list[bytes] = []
         for start in range(0, len(names), _ROWS_PER_READ):
-            with self._transaction() as txn:
+            with self._environment.transaction() as txn:
                 get = txn.get
                 found += [get(name, default) for name in names[start : start + _ROWS_PER_READ]]
         return found
@@ -55,7 +53,7 @@ class LmdbKeyValue:
         outcomes = np.empty(len(keys), np.int8)
         order = sorted(range(len(keys)), key=names.__getitem__)  # stable: rows of one key keep their order
         for start in range(0, len(order), _ROWS_PER_WRITE):
-            with self._transaction(write=True) as txn:
+            with self._environment.transaction(write=True) as txn:
                 for row in order[start : start + _ROWS_PER_WRITE]:
                     record, name = records[row], names[row]
                     head, stored = record[:KEY_BYTES], txn.get(name)
@@ -77,7 +75,7 @@ class LmdbKeyValue:
         names = _names(_RECORD + table, keys)
         outcomes = np.empty(len(keys), np.int8)
         for start in range(0, len(keys), _MERGES_PER_WRITE):
-            with self._transaction(write=True) as txn:
+            with self._environment.transaction(write=True) as txn:
                 for row in range(start, min(start + _MERGES_PER_WRITE, len(keys))):
                     stored = txn.get(names[row], b"")
                     record = combine(row, stored)
@@ -92,7 +90,7 @@ class LmdbKeyValue:
         names, marks = _names(_RECORD + table, keys), _names(_MARK + table, keys)
         found = 0
         for start in range(0, len(keys), _ROWS_PER_WRITE):
-            with self._transaction(write=True) as txn:
+            with self._environment.transaction(write=True) as txn:
                 for row in range(start, min(start + _ROWS_PER_WRITE, len(keys))):
                     had = txn.delete(names[row])
                     found += had
@@ -112,7 +110,7 @@ class LmdbKeyValue:
         """See `KeyValue.scan`."""
         prefix, last = _RECORD + table, b""
         while True:
-            with self._transaction() as txn:
+            with self._environment.transaction() as txn:
                 names = _range(txn, prefix, last, _ROWS_PER_WRITE)
                 keys = [_key(txn, name, len(prefix)) for name in names]
             if not keys:
@@ -125,7 +123,7 @@ class LmdbKeyValue:
         names, marks = _names(_RECORD + table, keys), _names(_MARK + table, keys)
         found = 0
         for start in range(0, len(keys), _ROWS_PER_WRITE):
-            with self._transaction(write=True) as txn:
+            with self._environment.transaction(write=True) as txn:
                 for row in range(start, min(start + _ROWS_PER_WRITE, len(keys))):
                     stored = txn.get(names[row])
                     if stored is not None:
@@ -137,7 +135,7 @@ class LmdbKeyValue:
     def marks(self, table: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """See `KeyValue.marks`."""
         prefix = _MARK + table
-        with self._transaction() as txn:
+        with self._environment.transaction() as txn:
             names = _range(txn, prefix, b"", limit)
             return [(_key(txn, name, len(prefix)), txn.get(name)) for name in names]
 
@@ -146,7 +144,7 @@ class LmdbKeyValue:
         names = _names(_MARK + table, [key for key, _ in marks])
         cleared = 0
         for start in range(0, len(names), _ROWS_PER_WRITE):
-            with self._transaction(write=True) as txn:
+            with self._environment.transaction(write=True) as txn:
                 for name, (_, token) in zip(names[start : start + _ROWS_PER_WRITE], marks[start:], strict=False):
                     if txn.get(name) == token:
                         cleared += txn.delete(name)
@@ -159,20 +157,11 @@ class LmdbKeyValue:
     def _clear(self, prefix: bytes) -> int:
         found = 0
         while True:
-            with self._transaction(write=True) as txn:
+            with self._environment.transaction(write=True) as txn:
                 names = _range(txn, prefix, b"", _ROWS_PER_WRITE)
                 found += sum(bool(txn.delete(name)) for name in names)
             if not names:
                 return found
-
-    @contextmanager
-    def _transaction(self, *, write: bool = False) -> Iterator[Any]:
-        env, database = self._environment.current()
-        try:
-            with env.begin(db=database, write=write) as txn:
-                yield txn
-        except lmdb.Error as error:
-            raise self._environment.explained(error) from error
 
 
 def _names(prefix: bytes, keys: Sequence[bytes]) -> list[bytes]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +17,7 @@ from moontide.stores.kv import Clock
 
 _DATABASE: Final = b"moontide"
 _READER_CHECK_US: Final = 10_000_000
+_FORK_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +39,44 @@ class _Open:
     checked_at: int = 0
 
 
+_gate = threading.Condition()
 _open: dict[str, _Open] = {}
-_inherited: list[_Open] = []
-_lock = threading.Lock()
+_running = 0
+_generation = 0
 
 
-def _forget_after_fork() -> None:
-    # A child must neither use nor close its parent's environments: closing would run on locks and maps the parent still uses.
-    global _lock  # noqa: PLW0603 - the parent may have held it at the fork
-    _lock = threading.Lock()
+def _close_before_fork() -> None:
+    """Wait for the running transactions and close every environment; the gate stays shut until the fork is over."""
+    global _generation  # noqa: PLW0603 - handles of both processes open anew
+    _gate.acquire()
+    if _gate.wait_for(lambda: _running == 0, timeout=_FORK_SECONDS):
+        for shared in _open.values():
+            shared.env.close()
+        _open.clear()
+        _generation += 1
+
+
+def _after_fork_in_parent() -> None:
+    _gate.release()
+
+
+def _after_fork_in_child() -> None:
+    # What could not be closed in time must not be touched here: it belongs to the parent's threads.
+    global _gate, _generation, _running  # noqa: PLW0603 - state of the parent's threads
     _inherited.extend(_open.values())
     _open.clear()
+    _gate, _running = threading.Condition(), 0
+    _generation += 1
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+_inherited: list[_Open] = []
+os.register_at_fork(before=_close_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 class LmdbEnvironment:
     """A handle on the file in the folder `path`, which is made with mode 0700 (files 0600).
+
+    Handles on one file share one environment. It is closed before a fork and opened anew in either process on the next use.
 
     Raises:
         Misconfigured: the folder cannot be written, or holds something else.
@@ -63,37 +86,66 @@ class LmdbEnvironment:
         self._path = os.path.realpath(path)
         self._options = options
         self._clock = clock
-        self._pid = os.getpid()
-        self._shared: _Open | None = self._acquire()
+        self._closed = False
+        with _gate:
+            self._generation, self._shared = _generation, self._acquire()
 
-    def current(self) -> tuple[Any, Any]:
-        """The environment and its database, opened anew after a fork. Every 10 s the slots of killed readers are freed.
+    @contextmanager
+    def transaction(self, *, write: bool = False) -> Iterator[Any]:
+        """A transaction on the database; an exception aborts it. Every 10 s the slots of killed readers are freed.
 
         Raises:
-            Misconfigured: closed before.
+            Misconfigured: closed before, the file is full, or another process opened it otherwise.
+            Transient: any other failure of LMDB.
         """
-        if self._shared is None:
+        global _running  # noqa: PLW0603 - a fork waits for zero
+        with _gate:
+            shared = self._current()
+            _running += 1
+        try:
+            self._check_readers(shared)
+            with shared.env.begin(db=shared.database, write=write) as txn:
+                yield txn
+        except lmdb.Error as error:
+            raise self._explained(error) from error
+        finally:
+            with _gate:
+                _running -= 1
+                _gate.notify_all()
+
+    def close(self) -> None:
+        """Release the environment; the last handle of this process closes it."""
+        with _gate:
+            if self._closed:
+                return
+            self._closed = True
+            if self._generation == _generation:
+                self._shared.users -= 1
+                if self._shared.users == 0:
+                    del _open[self._path]
+                    self._shared.env.close()
+
+    def _current(self) -> _Open:
+        if self._closed:
             raise Misconfigured(f"online store {self._path}: expected an open store, got one that was closed; open it again")
-        if self._pid != os.getpid():
-            self._pid, self._shared = os.getpid(), self._acquire()
-        shared, now = self._shared, self._clock()
+        if self._generation != _generation:
+            self._generation, self._shared = _generation, self._acquire()
+        return self._shared
+
+    def _check_readers(self, shared: _Open) -> None:
+        now = self._clock()
         if abs(now - shared.checked_at) > _READER_CHECK_US:
             shared.checked_at = now
             shared.env.reader_check()
-        return shared.env, shared.database
 
-    def close(self) -> None:
-        """Release the environment; the last holder of this process closes it."""
-        with _lock:
-            shared, self._shared = self._shared, None
-            if shared is None or self._pid != os.getpid():
-                return
-            shared.users -= 1
-            if shared.users == 0:
-                del _open[self._path]
-                shared.env.close()
+    def _acquire(self) -> _Open:
+        shared = _open.get(self._path)
+        if shared is None:
+            shared = _open[self._path] = self._opened()
+        shared.users += 1
+        return shared
 
-    def explained(self, error: lmdb.Error) -> MoontideError:
+    def _explained(self, error: lmdb.Error) -> MoontideError:
         """What an error of LMDB means to the caller."""
         where, options = f"online store {self._path}", self._options
         if isinstance(error, lmdb.MapFullError):
@@ -115,14 +167,6 @@ class LmdbEnvironment:
             )
         return Transient(f"{where}: expected an answer, got {type(error).__name__}: {error}; try again")
 
-    def _acquire(self) -> _Open:
-        with _lock:
-            shared = _open.get(self._path)
-            if shared is None:
-                shared = _open[self._path] = self._opened()
-            shared.users += 1
-            return shared
-
     def _opened(self) -> _Open:
         options = self._options
         try:
@@ -141,7 +185,7 @@ class LmdbEnvironment:
             env.reader_check()
             return _Open(env, env.open_db(_DATABASE), checked_at=self._clock())
         except lmdb.InvalidError as error:
-            raise self.explained(error) from error
+            raise self._explained(error) from error
         except (lmdb.Error, OSError) as error:
             raise Misconfigured(
                 f"online store: expected a folder that can be written at {self._path}, got: {error}; set MOONTIDE_HOME"

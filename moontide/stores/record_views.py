@@ -173,7 +173,9 @@ def _digests(texts: pa.Array) -> NDArray[np.uint8]:
         packed = bytes.fromhex("".join(texts.filter(pa.array(given)).to_pylist()))
         digests[given] = np.frombuffer(packed, np.uint8).reshape(-1, HASH_BYTES)
     except ValueError as error:
-        raise Poison(f"{CONTENT_HASH}: expected 32 hex digits, or nothing, got a row with neither ({error}); hash the content anew") from error
+        raise Poison(
+            f"{CONTENT_HASH}: expected 32 hex digits, or nothing, got a row with neither ({error}); hash the content anew"
+        ) from error
     return digests
 
 
