@@ -14,7 +14,9 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
 from moontide import names, schemas
 from moontide.errors import Misconfigured, Poison, SpaceMismatch
@@ -28,6 +30,7 @@ from moontide.views import ViewKind, ViewSpec
 OWN_PREFIXES: Final = (names.EMBEDDING_VIEW_PREFIX, names.SIMTIER_VIEW_PREFIX)
 _KEY_VERSION: Final = 3
 _NULL: Final = ValueProto()
+_DUMMY: Final = EntityKey(join_keys=[DUMMY_ENTITY_ID], entity_values=[ValueProto(string_val=DUMMY_ENTITY_VAL)])
 _FOREIGN: Final = pa.schema(
     [
         pa.field("entity_key", pa.string(), nullable=False),
@@ -170,7 +173,9 @@ class ForeignView:
 
     def ids(self, entity_keys: Sequence[Any]) -> list[EntityId | None]:
         """See `BoundView.ids`; every key has an id."""
-        return [hashlib.sha256(serialize_entity_key(key, _KEY_VERSION)).hexdigest() for key in entity_keys]
+        # Feast writes a view without entities under an empty key and reads it under a dummy one.
+        keys = (key if key.join_keys else _DUMMY for key in entity_keys)
+        return [hashlib.sha256(serialize_entity_key(key, _KEY_VERSION)).hexdigest() for key in keys]
 
     def rows(self, data: Sequence[FeastRow]) -> pa.Table:
         """See `BoundView.rows`."""
