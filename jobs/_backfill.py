@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
@@ -23,7 +23,7 @@ from jobs._index import update_index
 from jobs._load import load_everywhere
 from jobs._progress import Progress
 from jobs._rejects import Rejected, RejectFile, summary
-from jobs._spark import arrow_ddl, effective_master, require_reachable, spark_session
+from jobs._spark import arrow_ddl, default_partitions, drain, effective_master, require_reachable, spark_session
 from jobs._tables import InputTable, event_days
 from moontide.errors import Misconfigured
 from moontide.live import LiveSpace
@@ -33,7 +33,6 @@ from moontide.stores import online_store, vector_index
 from moontide.stores.offline import OfflineTables
 from moontide.views import embedding_view, item_features
 
-_MANY_REJECTS: Final = 20_000
 _BYTES_PER_BATCH: Final = 32 << 20
 
 
@@ -174,7 +173,7 @@ class Backfill:
     def _reject(self, report: DataFrame, catalog: InputTable, counts: Counter[str]) -> int:
         expected = counts["rejected"]
         rows = report.where("row is not null")
-        found = self._rejects(rows, catalog, few=expected <= _MANY_REJECTS) if expected else iter(())
+        found = self._rejects(rows, catalog, expected) if expected else iter(())
         if self._choices.dry_run:
             reasons = Counter(r.reason for r in found)
             complain(f"would reject {expected:,} rows: {summary(reasons)}")
@@ -183,10 +182,8 @@ class Backfill:
         file.add(found)
         return file.close()
 
-    def _rejects(self, rows: DataFrame, catalog: InputTable, *, few: bool) -> Iterator[Rejected]:
-        # Many are read a partition at a time; for few, one Spark job is faster.
-        found: Any = rows.collect() if few else rows.toLocalIterator()
-        for row in found:
+    def _rejects(self, rows: DataFrame, catalog: InputTable, count: int) -> Iterator[Rejected]:
+        for row in drain(rows, count):
             yield Rejected(catalog.files[row.source], row.row, row.item_id, row.kind, row.detail or "")
 
     def _load(self, spark: SparkSession) -> None:
@@ -198,11 +195,6 @@ class Backfill:
         with closing(online_store(self._settings)) as store, closing(vector_index(self._settings)) as index:
             counts = update_index(store, index, self._space)
             say(f"index {self._space.collection}: {counts.upserted:,} upserted, {counts.deleted:,} removed")
-
-
-def default_partitions(rows: int, cores: int) -> int:
-    """Enough for progress to move and memory to stay small, few enough for the files to stay large."""
-    return max(cores, min(200, -(-rows // 2_000)), -(-rows // 50_000))
 
 
 def image_root(catalog: InputTable) -> str | None:

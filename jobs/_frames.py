@@ -20,13 +20,14 @@ from jobs._rejects import RowReason
 from jobs._spark import arrow_ddl, numbers
 from jobs._tables import InputTable
 from moontide import names, schemas
+from moontide.settings import Settings
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.offline import OfflineTables
 from moontide.stores.offline_files import DataFile
-from moontide.views import embedding_view, item_features
+from moontide.views import ViewSpec, embedding_view, item_features
 
 _DAY_US: Final = 86_400_000_000
-_KNOWN: Final = ("source_version", "content_known_at")
+_KNOWN: Final = (names.ITEM_ID, "source_version", "content_known_at")
 #: Columns a join adds, under the names `jobs._encode` reads, with their Spark types.
 _HEAD_NAMES: Final = {
     "source_version": ("head_version", "long"),
@@ -108,8 +109,12 @@ def with_heads(spark: SparkSession, rows: DataFrame, tables: OfflineTables, root
     """`rows` with the head of each item's embedding, of its features, and when its version was first known in any space."""
     embeddings, features = tables.folder(embedding_view(space)), tables.folder(item_features())
     every = embeddings.rsplit("/", 1)[0]
-    rows = _joined(rows, _latest(_offline(spark, tables, root, embeddings, _HEAD_NAMES, schemas.ITEM_EMBEDDING)), _HEAD_NAMES)
-    rows = _joined(rows, _latest(_offline(spark, tables, root, features, _FEATURE_NAMES, schemas.ITEM_FEATURES)), _FEATURE_NAMES)
+    for folder, renamed, schema in (
+        (embeddings, _HEAD_NAMES, schemas.ITEM_EMBEDDING),
+        (features, _FEATURE_NAMES, schemas.ITEM_FEATURES),
+    ):
+        found = _offline(spark, tables, root, folder, [names.ITEM_ID, *renamed], schema)
+        rows = _joined(rows, _latest(found), renamed)
     known = _offline(spark, tables, root, every, _KNOWN, schemas.ITEM_EMBEDDING)
     if known is None:
         return rows.withColumn("known_us", F.lit(None).cast("long"))
@@ -117,30 +122,37 @@ def with_heads(spark: SparkSession, rows: DataFrame, tables: OfflineTables, root
     return rows.join(first, ["key", "source_version"], "left")
 
 
-def by_date(rows: DataFrame, partitions: int, days: int) -> DataFrame:
+def by_date(rows: DataFrame, partitions: int, days: int, *, key: str = "key") -> DataFrame:
     """`rows` so that a partition holds few dates: the offline tables have at least one file per partition and date."""
     if days <= 1:
         return rows
-    salt = F.expr(f"pmod(hash(key), {max(4, partitions // days)})")
+    salt = F.expr(f"pmod(hash({key}), {max(4, partitions // days)})")
     return rows.repartition(partitions, F.expr(f"event_us div {_DAY_US}"), salt)
 
 
+def latest_offline(spark: SparkSession, settings: Settings, view: ViewSpec, columns: Sequence[str]) -> DataFrame | None:
+    """``key`` and ``head`` of each entity of an offline table: the highest row by `columns`, times in microseconds."""
+    tables = OfflineTables(settings.offline_root)
+    wanted = [view.entities[0], *columns]
+    return _latest(_offline(spark, tables, str(settings.offline_root), tables.folder(view), wanted, view.table))
+
+
 def _latest(rows: DataFrame | None) -> DataFrame | None:
-    """The highest row of each item; the columns are compared in order, and the first of them are the write order."""
+    """The highest row of each entity; the columns are compared in order, and the first of them are the write order."""
     if rows is None:
         return None
-    columns = [c for c in rows.columns if c != names.ITEM_ID]
-    return rows.groupBy(F.col(names.ITEM_ID).alias("key")).agg(F.max(F.struct(*columns)).alias("head"))
+    entity, *columns = rows.columns
+    return rows.groupBy(F.col(entity).alias("key")).agg(F.max(F.struct(*columns)).alias("head"))
 
 
 def _offline(
     spark: SparkSession, tables: OfflineTables, root: str, folder: str, columns: Iterable[str], schema: pa.Schema
 ) -> DataFrame | None:
-    """Columns of every row of an offline table and its items; None where it has no file."""
+    """Columns of every row of an offline table; None where it has no file."""
     files = tables.tree.files(folder)
     if not files:
         return None
-    wanted = [names.ITEM_ID, *columns]
+    wanted = list(columns)
     fields = [schema.field(c) for c in wanted]
     plain = pa.schema([pa.field(f.name, pa.int64()) if pa.types.is_timestamp(f.type) else f for f in fields])
     return numbers(spark, len(files)).mapInArrow(ReadOffline(root, files, wanted), arrow_ddl(plain))

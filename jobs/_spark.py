@@ -35,6 +35,7 @@ logger.executor.level = off
 logger.tasks.name = org.apache.spark.scheduler.TaskSetManager
 logger.tasks.level = off
 """
+_FEW: Final = 20_000
 #: ``some.module.ErrorClass: message`` in a worker's traceback.
 _WORKER_ERROR: Final = re.compile(r"^(?:[\w.]+\.)?(\w+): (.+)$", re.MULTILINE)
 
@@ -176,6 +177,16 @@ def arrow_ddl(schema: Any) -> str:
     return ", ".join(f"`{f.name}` {f.dataType.simpleString()}" for f in from_arrow_schema(schema).fields)
 
 
+def drain(rows: DataFrame, count: int) -> Iterator[Any]:
+    """`count` cached rows: in one Spark job where they are few, else a partition at a time."""
+    yield from rows.collect() if count <= _FEW else rows.toLocalIterator()
+
+
 def numbers(spark: SparkSession, count: int) -> DataFrame:
     """0 to `count`, each a partition of its own."""
     return spark.range(0, count, 1, numPartitions=max(1, count))
+
+
+def default_partitions(rows: int, cores: int) -> int:
+    """Enough for progress to move and memory to stay small, few enough for the files to stay large."""
+    return max(cores, min(200, -(-rows // 2_000)), -(-rows // 50_000))
