@@ -31,7 +31,7 @@ HEAD: Final = np.dtype(
 
 def tag_of(identity: str) -> int:
     """64-bit name of a layout: records with different tags are never decoded as one another."""
-    return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(f"{FORMAT}|{identity}".encode(), digest_size=8).digest(), "little")
 
 
 def heads_of(records: Sequence[bytes]) -> NDArray[Any]:
@@ -121,11 +121,11 @@ class Layout:
         packed = b"".join(records)
         size = self.fixed.itemsize
         if len(packed) != size * len(records):
-            raise TagMismatch(heads_of(records)["tag"])
+            raise self._mismatch(records)
         rows = np.frombuffer(packed, self.fixed)
         # One record of another length would shift all after it, so it shows here even where lengths happen to add up.
         if not (rows["head"]["tag"] == self.tag).all():
-            raise TagMismatch(heads_of(records)["tag"])
+            raise self._mismatch(records)
         return rows
 
     def decode(self, records: Sequence[bytes], wanted: Sequence[str] | None = None) -> Records:
@@ -149,13 +149,19 @@ class Layout:
             section += len(field.sections)
         return Records(fixed["head"], columns)
 
+    def _mismatch(self, records: Sequence[bytes]) -> Exception:
+        tags = heads_of(records)["tag"]
+        if (tags == self.tag).all():
+            return _foreign(min(records, key=lambda record: len(record) == len(self.blank)))
+        return TagMismatch(tags)
+
     def _split(self, records: Sequence[bytes]) -> tuple[NDArray[Any], Pieces]:
         size, rows = self.fixed.itemsize, len(records)
         if min(map(len, records), default=size) < size:
-            raise TagMismatch(heads_of(records)["tag"])
+            raise self._mismatch(records)
         fixed = np.frombuffer(b"".join([r[:size] for r in records]), self.fixed)
         if not (fixed["head"]["tag"] == self.tag).all():
-            raise TagMismatch(heads_of(records)["tag"])
+            raise self._mismatch(records)
         lengths = np.empty((rows, len(self.sections) + 1), np.int64)
         lengths[:, 0] = size
         for n, (slot, width) in enumerate(self.sections, 1):
