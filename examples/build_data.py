@@ -56,11 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def retail_items(folder: Path) -> pd.DataFrame:
-    """Text only. Codes that differ in letter case are one product; its title is that of the code sold most often."""
+    """Text only. Codes that differ in letter case are one product; its title is that of the code sold most often.
+
+    An item enters the catalog with the month of its first sale.
+    """
     table = pd.read_csv(folder / "items.csv", dtype={"StockCode": str})
     table = table[table["is_product"] & table["title"].notna()]
     table = table.assign(code=table["StockCode"].str.upper()).sort_values(["code", "n_lines"], ascending=[True, False])
-    first = pd.to_datetime(table.groupby("code")["first_seen"].min()).dt.floor("D")
+    first = pd.to_datetime(table.groupby("code")["first_seen"].min()).dt.to_period("M").dt.start_time
     table = table.drop_duplicates("code").set_index("code").sort_index()
     return stamped(
         pd.DataFrame(
@@ -120,7 +123,7 @@ def copy_photo(source: Path, out: Path, name: str) -> str:
 
 
 def stamped(frame: pd.DataFrame) -> pd.DataFrame:
-    """With the day an item entered the catalog, in seconds, as its version."""
+    """With the time an item entered the catalog, in seconds, as its version."""
     seconds = (frame["event_timestamp"] - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(seconds=1)
     return frame.assign(source_version=seconds, deleted=False).reset_index(drop=True)
 

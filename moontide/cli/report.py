@@ -11,7 +11,7 @@ from typing import Final
 
 _PLOT_WIDTH: Final = 400
 _PLOT_HEIGHT: Final = 96
-_HISTORY_SHOWN: Final = 14
+_HISTORY_SHOWN: Final = 24
 _CREDIT: Final = (
     "Example data: Online Retail (Daqing Chen, UCI Machine Learning Repository, CC BY 4.0); Magento 2 sample data "
     "(OSL-3.0 or AFL-3.0); Clothing dataset (Alexey Grigorev and contributors, CC0 1.0)."
@@ -142,16 +142,16 @@ def _similar(report: Report) -> str:
 
 
 def _card(card: Card, score: str = "") -> str:
-    if card.image:
-        data = base64.b64encode(card.image).decode()
-        face = f'<img alt="{_text(card.title)}" src="data:image/jpeg;base64,{data}">'
-    else:
-        face = f'<div class="words">{_text(card.title)}</div>'
     badge = f'<span class="score">{score}</span>' if score else ""
     caption = _text(card.title if card.image else card.note)
-    return (
-        f'<figure title="{_text(card.item_id)}"><div class="face">{face}{badge}</div><figcaption>{caption}</figcaption></figure>'
-    )
+    return f'<figure title="{_text(card.item_id)}">{_face(card, badge)}<figcaption>{caption}</figcaption></figure>'
+
+
+def _face(card: Card, badge: str = "") -> str:
+    if not card.image:
+        return f'<div class="face"><div class="words">{_text(card.title)}</div>{badge}</div>'
+    data = base64.b64encode(card.image).decode()
+    return f'<div class="face"><img alt="{_text(card.title)}" src="data:image/jpeg;base64,{data}">{badge}</div>'
 
 
 def _user(report: Report) -> str:
@@ -170,8 +170,9 @@ def _candidate(candidate: Candidate) -> str:
     card = candidate.card
     counted = f"{sum(candidate.counts)} behaviours counted, {candidate.missing} without a vector"
     return (
-        f'<div class="candidate"><div><b>{_text(card.title)}</b><small>{_text(card.item_id)}</small><p>{_text(candidate.why)}</p>'
-        f"</div><div>{tier_plot(candidate.counts)}<small>{counted}</small></div></div>"
+        f'<div class="candidate"><div class="about">{_face(card)}<div><b>{_text(card.title)}</b>'
+        f"<small>{_text(card.item_id)}</small><p>{_text(candidate.why)}</p></div></div>"
+        f"<div>{tier_plot(candidate.counts)}<small>{counted}</small></div></div>"
     )
 
 

@@ -91,6 +91,6 @@ def test_tiers_above_zero_are_drawn_as_like():
 
 def test_a_long_history_is_cut_with_a_count():
     text = page(history=[("2011-01-01", f"t{n}") for n in range(50)])
-    assert "t13<" in text
-    assert "t14<" not in text
-    assert "and 36 earlier" in text
+    assert "t23<" in text
+    assert "t24<" not in text
+    assert "and 26 earlier" in text
