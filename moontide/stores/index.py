@@ -53,7 +53,7 @@ class MilvusIndex:
     def __init__(self, uri: str, *, token: str = "", timeout: float = 30.0) -> None:
         self._connection = MilvusConnection.acquire(uri, token, timeout)
         self._timeout = timeout
-        self._known: set[EmbeddingSpace] = set()
+        self._known: dict[EmbeddingSpace, int] = {}
 
     def ensure(self, space: EmbeddingSpace) -> None:
         """As `VectorIndex.ensure`; another process may do the same at the same time."""
@@ -155,7 +155,7 @@ class MilvusIndex:
         if self.resolve_alias(space.name) == space.stored_id:
             raise Misconfigured(rules.aliased(space))
         self._connection.write(f"drop {collection}", lambda c: c.drop_collection(collection, timeout=self._timeout))
-        self._known.discard(space)
+        self._known.pop(space, None)
 
     def close(self) -> None:
         """As `VectorIndex.close`."""
@@ -165,8 +165,9 @@ class MilvusIndex:
         return bool(self._connection.read("list", lambda c: c.has_collection(collection, timeout=self._timeout)))
 
     def _collection(self, space: EmbeddingSpace) -> str:
-        """The collection's name, after its identity was checked once; raises `Misconfigured` or `SpaceMismatch`."""
-        if space in self._known:
+        """The name of a collection that is there, is this space's and is loaded (checked once per connection)."""
+        generation = self._connection.generation
+        if self._known.get(space) == generation:
             return space.collection
         rules.require_own_collection(space)
         if not self._has(space.collection):
@@ -176,7 +177,7 @@ class MilvusIndex:
         if got != _identity(space):
             raise SpaceMismatch(rules.mismatch(space, str(got)))
         self._connection.read("load", lambda c: c.load_collection(space.collection, timeout=self._timeout))
-        self._known.add(space)
+        self._known[space] = generation
         return space.collection
 
     def _create(self, client: MilvusClient, space: EmbeddingSpace) -> None:

@@ -36,6 +36,9 @@ class MilvusConnection:
         uri: ``http(s)://host:port``, or the path of a milvus-lite file (``*.db``).
         token: ``user:password`` or API key; empty for none.
         timeout: seconds one call may take.
+
+    Attributes:
+        generation: rises with every reconnect; what was loaded or checked in an older one is to be loaded and checked again.
     """
 
     _open: Final[dict[tuple[str, str], MilvusConnection]] = {}
@@ -45,6 +48,7 @@ class MilvusConnection:
         self.uri = uri
         self.path = Path(uri).absolute() if uri.endswith(_LITE_SUFFIX) and "://" not in uri else None
         self.timeout = timeout
+        self.generation = 0
         self._token = token
         self._users = 0
         self._lock = threading.RLock()
@@ -127,6 +131,7 @@ class MilvusConnection:
             if self._client is not None:
                 self._client.close()
                 self._client = None
+                self.generation += 1
 
     def _release(self) -> None:
         with self._lock:

@@ -122,7 +122,11 @@ class Indexer:
         expected = _tokens(heads)
         shown = np.isin(heads.status, (Status.PRESENT, Status.EXPIRED))
         got = self._index.tokens(self._space, ids)
-        return [item for n, item in enumerate(ids) if got[n] != (expected[n] if shown[n] else None)]
+        wrong = [n for n in range(len(ids)) if got[n] != (expected[n] if shown[n] else None)]
+        missing = [ids[n] for n in wrong if got[n] is None]
+        present = self._online.read_embeddings(self._space, missing).present
+        without_vector = {item for item, there in zip(missing, present, strict=True) if not there}
+        return [ids[n] for n in wrong if ids[n] not in without_vector]
 
     def _without_record(self, ids: Sequence[str]) -> list[str]:
         absent = self._online.heads(self._view, ids).status == Status.ABSENT

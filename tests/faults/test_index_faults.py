@@ -100,6 +100,8 @@ def test_writes_acknowledged_after_a_failed_one_survive_a_kill(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         for _ in range(20):
             write()
+        assert index.tokens(space, [f"i{acknowledged[-1]}"]) == [token(acknowledged[-1])]
+        assert index.search(space, rows(acknowledged[-1], 1), 1).ids == [[f"i{acknowledged[-1]}"]]
         print(failed, *acknowledged, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
         """,
@@ -152,6 +154,7 @@ def test_two_indexes_of_a_process_share_the_file_across_a_failed_write(tmp_path)
     rows = Embeddings.from_float(SPACE, np.random.default_rng(0).normal(size=(2, 64)), ids=["a", "b"])
     first.ensure(SPACE)
     first.upsert(SPACE, rows, [bytes(40)] * 2)
+    second.ensure(SPACE)
     first._connection._release()
     assert second.count(SPACE) == 2 and first.count(SPACE) == 2
     first.close()

@@ -12,7 +12,7 @@ from moontide.settings import Settings
 from moontide.stores import online_store
 from moontide.stores.index import MilvusIndex
 from moontide.stores.index_memory import MemoryIndex
-from moontide.stores.indexer import Indexer
+from moontide.stores.indexer import IndexCounts, Indexer, RepairCounts
 
 pytestmark = pytest.mark.faults
 
@@ -192,7 +192,7 @@ def test_repair_finds_missing_outdated_and_left_over_rows(online, index, space):
     fill(online, space)
     online.delete(view, ["x"])
     indexer = Indexer(online, index, space)
-    assert indexer.drain() == indexer.drain() + indexer.drain() + _all(online, space, 4, 2)
+    assert indexer.drain() == IndexCounts(4, 2, 6)
     stale = Embeddings.from_float(space, np.ones((3, DIM)), ids=["b", "e", "ghost"])
     index.upsert(space, stale, [bytes(40)] * 3)
     index.delete(space, ["c"])
@@ -203,15 +203,20 @@ def test_repair_finds_missing_outdated_and_left_over_rows(online, index, space):
     agree(online, index, space)
 
 
-def _all(online, space, upserted, deleted):
-    from moontide.stores.indexer import IndexCounts
-
-    return IndexCounts(upserted, deleted, upserted + deleted)
+def test_a_record_without_a_vector_is_not_indexed_and_not_missed(online, index, space):
+    view = views.embedding_view(space)
+    online.write_rows(view, rows(space, 1, "ab"))
+    nothing = Embeddings.absent(space, 1)
+    blank = rows(space, 2, "a").to_pylist()[0] | {"codes": nothing.codes.tobytes(), "scale": 0.0, "inv_norm": 0.0, "embedding": [0.0] * DIM}
+    online.write_rows(view, pa.Table.from_pylist([blank], schema=view.table))
+    indexer = Indexer(online, index, space)
+    assert indexer.drain() == IndexCounts(1, 1, 2)
+    assert indexer.repair() == RepairCounts(2, 0, 0) and index.count(space) == 1
 
 
 def test_nothing_dirty_is_nothing_done_and_small_limits_finish(online, index, space):
     indexer = Indexer(online, index, space)
-    assert indexer.run_once() == indexer.drain() == _all(online, space, 0, 0)
+    assert indexer.run_once() == indexer.drain() == IndexCounts()
     fill(online, space)
     online.delete(views.embedding_view(space), ["x"])
     assert indexer.run_once(limit=1).cleared == 1
