@@ -5,6 +5,7 @@ Each function opens what the settings name and imports its client library only t
 
 from __future__ import annotations
 
+from moontide.errors import Misconfigured
 from moontide.settings import Settings
 from moontide.stores.base import OnlineStore, VectorIndex
 from moontide.stores.kv import Clock, wall_clock
@@ -30,9 +31,12 @@ def vector_index(settings: Settings) -> VectorIndex:
     """The vector index at ``settings.milvus_uri``: a Milvus server, or a milvus-lite file that only this process may open.
 
     Raises:
-        Misconfigured: no such kind of address, refused credentials, or a file another process has open.
+        Misconfigured: the client library is missing, no such kind of address, refused credentials, or a file another process has
+            open.
         Transient: the server does not answer.
     """
-    from moontide.stores.index import MilvusIndex
-
+    try:
+        from moontide.stores.index import MilvusIndex
+    except ImportError as error:
+        raise Misconfigured(f"index: expected pymilvus and milvus-lite, got: {error}; pip install 'moontide[serve]'") from error
     return MilvusIndex(settings.milvus_uri, token=settings.index_token.get_secret_value())
