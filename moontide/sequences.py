@@ -10,15 +10,15 @@ import hashlib
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from itertools import accumulate, pairwise
+from typing import Final, NamedTuple
 
 from moontide.errors import Misconfigured
 
 _COUNT: Final = struct.Struct("<I")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Behaviour:
+class Behaviour(NamedTuple):
     """One behaviour of one user; ordered by (time, item, action). `time` is microseconds since the epoch, UTC."""
 
     time: int
@@ -53,29 +53,28 @@ class BehaviourSequence:
         return BehaviourSequence(tuple(sorted({*self.behaviours, *others})[-length:]))
 
     def pack(self) -> bytes:
-        """Canonical bytes: count, then times (int64), then item ids and actions, each with a length."""
+        """Canonical bytes: count, times (int64), byte lengths of each item id and action (uint32), their texts (UTF-8)."""
         rows = self.behaviours
-        parts = [_COUNT.pack(len(rows)), struct.pack(f"<{len(rows)}q", *(b.time for b in rows))]
-        for b in rows:
-            for text in (b.item_id.encode(), b.action.encode()):
-                parts += (_COUNT.pack(len(text)), text)
-        return b"".join(parts)
+        texts = [text.encode() for b in rows for text in b[1:]]
+        times = struct.pack(f"<I{len(rows)}q", len(rows), *(b.time for b in rows))
+        return b"".join((times, struct.pack(f"<{len(texts)}I", *map(len, texts)), *texts))
 
     @classmethod
     def unpack(cls, packed: bytes | memoryview) -> BehaviourSequence:
         """Inverse of `pack`.
 
         Raises:
-            Misconfigured: the bytes end too early (a record of another format).
+            Misconfigured: the bytes end early or late (a record of another format).
         """
         try:
             (count,) = _COUNT.unpack_from(packed, 0)
-            times = struct.unpack_from(f"<{count}q", packed, 4)
-            at, texts = 4 + 8 * count, []
-            for _ in range(2 * count):
-                (size,) = _COUNT.unpack_from(packed, at)
-                texts.append(bytes(packed[at + 4 : at + 4 + size]).decode())
-                at += 4 + size
-        except (struct.error, UnicodeDecodeError) as error:
+            times = struct.unpack_from(f"<{count}q", packed, _COUNT.size)
+            start = _COUNT.size + 8 * count
+            ends = list(accumulate(struct.unpack_from(f"<{2 * count}I", packed, start), initial=start + 8 * count))
+            if ends[-1] != len(packed):
+                raise ValueError(f"texts up to byte {ends[-1]}")
+            raw = bytes(packed)
+            texts = [raw[a:b].decode() for a, b in pairwise(ends)]
+        except (struct.error, ValueError) as error:
             raise Misconfigured(f"sequence record: expected a packed sequence, got {len(packed)} bytes: {error}") from error
-        return cls(tuple(Behaviour(t, texts[2 * n], texts[2 * n + 1]) for n, t in enumerate(times)))
+        return cls(tuple(map(Behaviour, times, texts[::2], texts[1::2])))
