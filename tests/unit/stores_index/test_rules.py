@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moontide import EmbeddingSpace, views
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.unit
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+@settings(deadline=None)
 @given(scores=st.lists(st.integers(-3, 3), max_size=20), k=st.integers(1, 25))
 def test_ranked_is_a_sort_by_score_then_id(scores, k):
     ids = [f"i{n * 7 % 23:02}" for n in range(len(scores))]
@@ -27,6 +28,7 @@ def test_ranked_is_a_sort_by_score_then_id(scores, k):
     assert [(v, i) for v, i in zip(values.tolist(), found, strict=True)] == expected
 
 
+@settings(deadline=None)
 @given(data=st.data(), dim=st.sampled_from([2, 3, 64, 1_041]))
 def test_cosines_are_the_float32_definition_bit_for_bit(data, dim):
     seed = data.draw(st.integers(0, 2**32 - 1))
@@ -56,6 +58,7 @@ def test_columns_that_order_and_tell_apart():
     assert offline_keys.identity_columns(views.simtier_view(SimTierSpec("moon_v1")))[:2] == ["user_id", "item_id"]
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), max_size=15))
 def test_latest_rows_and_distinct_equal_plain_python(rows):
     view = views.item_features()
