@@ -69,7 +69,7 @@ bench: setup-dev ## the benchmarks behind docs/benchmarks.md
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 spark-zip: setup ## dist/moontide.zip for spark-submit --py-files (Spark takes no .whl on executors)
-	@$(SETUP) spark-zip
+	$(BIN)/python -m jobs.package --out dist/moontide.zip
 
 clean: ## remove build outputs; the virtual environment stays
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache spark-warehouse metastore_db

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what make needs: scripts/setup.sh python runtime|dev, java, redis, spark-zip. Each is quick where nothing is to be done.
+# Sets up what make needs: scripts/setup.sh python runtime|dev, java, redis. Each is quick where nothing is to be done.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -98,28 +98,9 @@ need_redis() {
         || die "expected redis-server on the PATH, got none; install it with: apt-get install redis-server"
 }
 
-# A zip of the pure-Python packages: executors import from it without any installation of ours.
-spark_zip() {
-    mkdir -p dist
-    "$VENV/bin/python" - <<'PY'
-import tomllib
-import zipfile
-from pathlib import Path
-
-packages = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-with zipfile.ZipFile("dist/moontide.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-    for package in packages:
-        folder = Path(*package.split("."))
-        for file in sorted(f for f in folder.iterdir() if f.suffix in {".py", ".json"} or f.name == "py.typed"):
-            archive.writestr(zipfile.ZipInfo(str(file)), file.read_bytes())
-print("dist/moontide.zip")
-PY
-}
-
 case ${1:-} in
     python) install_python "${2:?expected runtime or dev}" ;;
     java) need_java ;;
     redis) need_redis ;;
-    spark-zip) spark_zip ;;
-    *) die "expected one of: python runtime, python dev, java, redis, spark-zip; got: ${1:-nothing}" ;;
+    *) die "expected one of: python runtime, python dev, java, redis; got: ${1:-nothing}" ;;
 esac

@@ -16,7 +16,10 @@ from typing import Final
 
 from moontide.cli.console import complain, say
 from moontide.errors import Misconfigured, Transient
+from moontide.live import load_spaces
 
+#: The feature service the demo reads.
+SERVICE: Final = "ctr_v1"
 _MARKER: Final = ".moontide-demo"
 _ARTIFACT: Final = re.compile(r'^artifact = "[^"]*"$', re.MULTILINE)
 _NEEDED: Final = (
@@ -87,6 +90,7 @@ def write_spaces(checkout: Path, home: Path) -> None:
 def steps(checkout: Path, out: Path, home: Path) -> list[Step]:
     """The demo, in order."""
     python, data = sys.executable, checkout / "examples" / "data"
+    service = load_spaces(home / "spaces.toml").service(SERVICE)
     feast = str(Path(python).with_name("feast"))
     pairs = out / "pairs.parquet"
     return [
@@ -112,7 +116,17 @@ def steps(checkout: Path, out: Path, home: Path) -> list[Step]:
         Step("choose a few users and candidates", (python, "-m", "moontide.cli.showcase", "pairs", str(data), str(pairs))),
         Step(
             "compute their tiers ahead",
-            (python, "-m", "jobs.simtier_backfill", "--home", str(home), "--pairs", str(pairs)),
+            (
+                python,
+                "-m",
+                "jobs.simtier_backfill",
+                "--home",
+                str(home),
+                "--pairs",
+                str(pairs),
+                "--spec",
+                service.simtier.spec_id,
+            ),
         ),
         Step("read, compare, measure, report", (python, "-m", "moontide.cli.showcase", "report", str(data), str(out))),
     ]

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moontide.cli.console import complain, one_line, say, table
+from moontide.cli.demo import SERVICE
 from moontide.errors import MoontideError
 
-SERVICE: Final = "ctr_v1"
 USERS: Final = 8
 _MIN_HISTORY: Final = 60
 _MAX_HISTORY: Final = 200
