@@ -1,4 +1,4 @@
-"""Behaviour Parquet -> the last L behaviours of each user, merged into what is there: offline tables, then online store."""
+"""Behaviour Parquet -> each user's last behaviours (MOONTIDE_SEQUENCE_LENGTH), merged into what is there: offline, then online."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 from pyspark.storagelevel import StorageLevel
 
 from jobs._behaviours import FOLDED, ROWS, Fold, ReadBehaviours
-from jobs._cli import Exit, add_spark_flags, now_us, parser, positive, run, say, site
+from jobs._cli import Exit, add_spark_flags, now_us, parser, run, say, site
 from jobs._frames import by_date, latest_offline
 from jobs._load import load_everywhere
 from jobs._progress import Progress
@@ -42,7 +42,7 @@ def _run(args: argparse.Namespace) -> Exit:
         raise Misconfigured(f"--sequence: expected one of {sorted(known)}, got {args.sequence!r}; name it in spaces.toml")
     table = open_table(args.behaviours, schemas.BEHAVIOURS, tuple(schemas.BEHAVIOURS.names), what="behaviours")
     require_reachable(settings, effective_master(args.master), index=False)
-    length, now = args.length or settings.sequence_length, now_us()
+    now = now_us()
     if not args.dry_run:
         online_store(settings).close()
     with spark_session("moontide user_sequences", args.master) as spark:
@@ -52,7 +52,7 @@ def _run(args: argparse.Namespace) -> Exit:
         path = args.rejects or settings.home / "rejects" / "user_sequences.parquet"
         rejected = _reject(rows, table, path, now, dry=args.dry_run)
         good = _with_old(spark, rows.where("reason is null"), settings, known[args.sequence])
-        folded = fold(good, partitions, length)
+        folded = fold(good, partitions, settings.sequence_length)
         if args.dry_run:
             say(f"behaviours {table.rows:,} rows: {rejected:,} rejected, sequences of {folded.count():,} users would change")
         else:
@@ -116,7 +116,6 @@ def _parser() -> argparse.ArgumentParser:
     made = parser("user_sequences", __doc__.split("\n", 1)[0])
     made.add_argument("--behaviours", required=True, metavar="PATH", help="Parquet file, or folder of them, or a URI")
     made.add_argument("--sequence", default=names.USER_SEQUENCE, metavar="VIEW", help="sequence view (default user_sequence)")
-    made.add_argument("--length", type=positive, metavar="L", help="behaviours kept per user [env: MOONTIDE_SEQUENCE_LENGTH]")
     made.add_argument("--rejects", type=Path, metavar="FILE", help="Parquet of rejected rows (default <home>/rejects/...)")
     add_spark_flags(made)
     return made
