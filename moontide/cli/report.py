@@ -170,7 +170,7 @@ def _candidate(candidate: Candidate) -> str:
     card = candidate.card
     counted = f"{sum(candidate.counts)} behaviours counted, {candidate.missing} without a vector"
     return (
-        f'<div class="candidate"><div class="about">{_face(card)}<div><b>{_text(card.title)}</b>'
+        f'<div class="candidate"><div class="{"about" if card.image else ""}">{_face(card) if card.image else ""}<div><b>{_text(card.title)}</b>'
         f"<small>{_text(card.item_id)}</small><p>{_text(candidate.why)}</p></div></div>"
         f"<div>{tier_plot(candidate.counts)}<small>{counted}</small></div></div>"
     )
