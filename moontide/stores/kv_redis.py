@@ -7,9 +7,7 @@ one cluster slot, so a script changes both at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Final
-from urllib.parse import urlsplit
 from zlib import crc32
 
 import numpy as np
@@ -17,9 +15,10 @@ import redis
 from redis import exceptions
 from redis.cluster import RedisCluster
 
-from moontide.errors import Misconfigured, Transient
+from moontide.errors import Transient
 from moontide.order import Outcome
 from moontide.stores.kv import REMOVED, Combine, Outcomes
+from moontide.stores.kv_redis_errors import RedisErrors
 from moontide.stores.kv_redis_scripts import MARK, PUT, REMOVE, SWAP, UNMARK, Script
 
 BUCKETS: Final = 256
@@ -31,17 +30,6 @@ _SCAN_COUNT: Final = 1_000
 _CONNECT_SECONDS: Final = 3.0
 _ANSWER_SECONDS: Final = 15.0
 
-_UNAVAILABLE = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
-    exceptions.TryAgainError,
-    exceptions.ClusterDownError,
-    exceptions.ClusterError,
-    exceptions.OutOfMemoryError,
-)
-_REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
-
 
 class RedisKeyValue:
     """`KeyValue` in Redis 6.2 or newer.
@@ -52,17 +40,13 @@ class RedisKeyValue:
     """
 
     def __init__(self, url: str, *, cluster: bool = False) -> None:
-        parts = urlsplit(url)
-        self._where = f"online store {parts.scheme}://{parts.hostname}:{parts.port or 6379}{parts.path}"
+        self._errors = RedisErrors(url)
         self._cluster = cluster
         self._prefixes: dict[bytes, list[bytes]] = {}
         self._turn = 0
         options: dict[str, Any] = {"socket_connect_timeout": _CONNECT_SECONDS, "socket_timeout": _ANSWER_SECONDS}
         with self._errors():
-            try:
-                self._client: Any = (RedisCluster if cluster else redis.Redis).from_url(url, **options)
-            except ValueError as error:
-                raise Misconfigured(f"redis_url: expected a redis:// or rediss:// URL, got scheme {parts.scheme!r}") from error
+            self._client: Any = (RedisCluster if cluster else redis.Redis).from_url(url, **options)
             self._client.ping()
 
     def get(self, table: bytes, keys: Sequence[bytes], default: bytes) -> list[bytes]:
@@ -91,7 +75,9 @@ class RedisKeyValue:
                 if not pending:
                     break
             else:
-                raise Transient(f"{self._where}: expected to merge {len(pending)} rows, got other writers each time; try again")
+                raise Transient(
+                    f"{self._errors.where}: expected to merge {len(pending)} rows, got other writers each time; try again"
+                )
         return outcomes
 
     def remove(self, table: bytes, keys: Sequence[bytes], *, mark: bool) -> int:
@@ -222,19 +208,6 @@ class RedisKeyValue:
     def _unlink(self, names: list[bytes]) -> None:
         with self._errors():
             self._pipelined([("UNLINK", name) for name in names])
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except _REFUSED as error:
-            raise Misconfigured(f"{self._where}: expected valid credentials, got: {error}; check MOONTIDE_REDIS_URL") from error
-        except _UNAVAILABLE as error:
-            raise Transient(f"{self._where}: expected an answer, got {type(error).__name__}: {error}; try again") from error
-        except exceptions.RedisError as error:
-            raise Misconfigured(
-                f"{self._where}: expected a Redis 6.2 or newer that holds moontide's keys, got {type(error).__name__}: {error}"
-            ) from error
 
 
 def _groups(keys: Sequence[bytes], rows: range) -> Iterator[tuple[int, list[int]]]:

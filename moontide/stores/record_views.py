@@ -41,7 +41,7 @@ class Codec(Protocol):
 
 
 def column(rows: pa.Table, field: pa.Field, *, where: str) -> pa.Array:
-    """One column as one array of the field's type.
+    """One column as one array of the field's type; times are cut to its unit, and count as UTC where they name no zone.
 
     Raises:
         Misconfigured: no such column, or a type that does not convert.
@@ -50,7 +50,7 @@ def column(rows: pa.Table, field: pa.Field, *, where: str) -> pa.Array:
         raise Misconfigured(f"{where}: expected column {field.name!r}, got {rows.column_names}; add it")
     values = rows.column(field.name)
     try:
-        chunks = values if values.type == field.type else values.cast(field.type)
+        chunks = values if values.type == field.type else values.cast(field.type, safe=not pa.types.is_timestamp(field.type))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise Misconfigured(f"{where}: column {field.name}: expected {field.type}, got {values.type}: {error}") from error
     merged = chunks.combine_chunks()

@@ -97,6 +97,21 @@ def test_floats_alone_are_quantised_once(store):
     assert records["content_hash"] == "0" * 32
 
 
+def test_other_arrow_types_of_the_same_values(store):
+    written = vectors(["a", "b"])
+    table = rows(written, at=1_000_001)
+    times = table["event_timestamp"].cast(pa.timestamp("ns")).combine_chunks().view(pa.int64())
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(written.to_float().ravel(), pa.float64()), DIM)
+    table = _set(table, "event_timestamp", pa.compute.add(times, 7).view(pa.timestamp("ns")))
+    table = _set(table, "embedding", lists.cast(pa.list_(pa.float64(), DIM)))
+    table = _set(table, "item_id", table["item_id"].dictionary_encode())
+    table = _set(table, "codes", table["codes"].cast(pa.large_binary()))
+    table = _set(table, "source_version", table["source_version"].cast(pa.int32()))
+    assert store.write_rows(VIEW, table) == WriteCounts(applied=2)
+    assert store.read_records(VIEW, ["a", "b"]).equals(rows(written, at=1_000_001).drop_columns([]))
+    assert store.heads(VIEW, ["a"]).event_timestamp.tolist() == [1_000_001]
+
+
 def test_rows_with_codes_floats_and_nothing_in_one_table(store):
     coded, floated = vectors(["a"], 1), vectors(["b"], 2)
     table = pa.concat_tables([rows(coded), rows(floated), rows(Embeddings.absent(SPACE, 1, ids=["z"]))])

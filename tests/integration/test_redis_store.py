@@ -80,9 +80,10 @@ def test_passwords_never_show(redis_server):
     with pytest.raises(Transient) as raised:
         engine.get(b"t\0", [b"k"], b"")
     assert "sesame" not in str(raised.value)
-    with pytest.raises(Misconfigured, match="URL") as raised:
-        RedisKeyValue("http://:hunter2@localhost")
-    assert "hunter2" not in str(raised.value)
+    for url in ("http://:hunter2@localhost", "redis://:hunter2@localhost:port", "unix://:hunter2@/tmp/socket", "hunter2"):
+        with pytest.raises(Misconfigured, match="URL") as raised:
+            RedisKeyValue(url)
+        assert "hunter2@" not in str(raised.value)
 
 
 def test_keys_of_another_program_are_misconfigured(redis_server, store):

@@ -1,0 +1,67 @@
+"""What an error of Redis means to the caller, without the password in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from redis import exceptions
+
+from moontide.errors import Misconfigured, Transient
+
+_UNAVAILABLE: Final = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.TryAgainError,
+    exceptions.ClusterDownError,
+    exceptions.ClusterError,
+    exceptions.OutOfMemoryError,
+)
+_REFUSED: Final = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+
+
+class RedisErrors:
+    """Turns errors of the client into `Transient` and `Misconfigured`: ``with errors(): ...``.
+
+    Args:
+        url: where the server is; shown without user and password.
+
+    Raises:
+        Misconfigured: no ``redis://`` or ``rediss://`` URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            self.where = f"online store {parts.scheme}://{parts.hostname}:{parts.port or 6379}{parts.path}"
+        except ValueError:
+            raise Misconfigured("online store: expected a redis:// or rediss:// URL; check MOONTIDE_REDIS_URL") from None
+        if parts.scheme not in ("redis", "rediss"):
+            raise Misconfigured(
+                f"{self.where}: expected a redis:// or rediss:// URL, got {parts.scheme!r}; check MOONTIDE_REDIS_URL"
+            )
+        self._secret = unquote(parts.password or "")
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Translate what is raised inside."""
+        try:
+            yield
+        except _REFUSED as error:
+            raise Misconfigured(
+                f"{self.where}: expected valid credentials, got {self._shown(error)}; check MOONTIDE_REDIS_URL"
+            ) from error
+        except _UNAVAILABLE as error:
+            raise Transient(f"{self.where}: expected an answer, got {self._shown(error)}; try again") from error
+        except exceptions.RedisError as error:
+            raise Misconfigured(
+                f"{self.where}: expected Redis 6.2 or newer with keys of moontide's own, got {self._shown(error)}; "
+                "check MOONTIDE_REDIS_URL"
+            ) from error
+
+    def _shown(self, error: Exception) -> str:
+        text = f"{type(error).__name__}: {error}"
+        return text.replace(self._secret, "***") if self._secret else text
