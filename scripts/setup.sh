@@ -18,7 +18,7 @@ find_python() {
             return
         fi
     done
-    die "expected Python 3.11 to 3.13, got $(python3 --version 2>&1 || echo none); install python3.11 or set PYTHON=/path/to/python3.11"
+    die "expected Python 3.11 to 3.13, got $(python3 --version 2>/dev/null || echo none); install python3.11 or set PYTHON=/path/to/python3.11"
 }
 
 as_root() {

@@ -169,11 +169,9 @@ def _user(report: Report) -> str:
 def _candidate(candidate: Candidate) -> str:
     card = candidate.card
     counted = f"{sum(candidate.counts)} behaviours counted, {candidate.missing} without a vector"
-    return (
-        f'<div class="candidate"><div class="{"about" if card.image else ""}">{_face(card) if card.image else ""}<div><b>{_text(card.title)}</b>'
-        f"<small>{_text(card.item_id)}</small><p>{_text(candidate.why)}</p></div></div>"
-        f"<div>{tier_plot(candidate.counts)}<small>{counted}</small></div></div>"
-    )
+    words = f"<div><b>{_text(card.title)}</b><small>{_text(card.item_id)}</small><p>{_text(candidate.why)}</p></div>"
+    about = f'<div class="about">{_face(card)}{words}</div>' if card.image else words
+    return f'<div class="candidate">{about}<div>{tier_plot(candidate.counts)}<small>{counted}</small></div></div>'
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
