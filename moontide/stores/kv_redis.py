@@ -76,7 +76,7 @@ class RedisKeyValue:
                     break
             else:
                 raise Transient(
-                    f"{self._errors.where}: expected to merge {len(pending)} rows, got other writers each time; try again"
+                    f"{self._errors.where}: expected to merge {len(pending)} rows, got overtaken each time; try again"
                 )
         return outcomes
 
