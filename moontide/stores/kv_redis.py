@@ -1,7 +1,7 @@
 """The production engine: Redis, or Redis Cluster.
 
-A key is ``mt:{b<n>}:r:<table><key>``: the bucket n in braces puts a record and the marks of its table (one hash per bucket) into
-one cluster slot, so a script changes both at once.
+A key is ``mt:{<tag>}:r:<table><key>``: the tag of its bucket puts a record and the marks of its table (one hash per bucket) into
+one cluster slot, so a script changes both at once. The buckets' slots are spread evenly over the cluster.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import redis
 from redis import exceptions
 from redis.cluster import RedisCluster
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from moontide.errors import Transient
 from moontide.order import Outcome
@@ -21,7 +22,7 @@ from moontide.stores.kv import REMOVED, Combine, Outcomes
 from moontide.stores.kv_redis_errors import RedisErrors
 from moontide.stores.kv_redis_scripts import MARK, PUT, REMOVE, SWAP, UNMARK, Script
 
-BUCKETS: Final = 256
+BUCKETS: Final = 64
 _ROWS_PER_PIPELINE: Final = 5_000
 _KEYS_PER_READ: Final = 10_000
 _MERGES_PER_PIPELINE: Final = 200
@@ -29,6 +30,20 @@ _MERGE_ATTEMPTS: Final = 100
 _SCAN_COUNT: Final = 1_000
 _CONNECT_SECONDS: Final = 3.0
 _ANSWER_SECONDS: Final = 15.0
+
+
+def _tags() -> tuple[bytes, ...]:
+    """For each bucket the lowest number whose slot lies in that bucket's share of the cluster's slots."""
+    found: dict[int, bytes] = {}
+    number = 0
+    while len(found) < BUCKETS:
+        tag = b"%d" % number
+        found.setdefault(key_slot(tag) * BUCKETS // REDIS_CLUSTER_HASH_SLOTS, tag)
+        number += 1
+    return tuple(found[bucket] for bucket in range(BUCKETS))
+
+
+TAGS: Final = _tags()
 
 
 class RedisKeyValue:
@@ -95,13 +110,14 @@ class RedisKeyValue:
 
     def scan(self, table: bytes) -> Iterator[list[bytes]]:
         """See `KeyValue.scan`. Walks the keys of the whole database."""
-        pattern = b"mt:{b*}:r:" + _escaped(table) + b"*"
+        pattern = b"mt:{*}:r:" + _escaped(table) + b"*"
         seen: set[bytes] = set()
         chunk: list[bytes] = []
         with self._errors():
             for name in self._client.scan_iter(match=pattern, count=_SCAN_COUNT):
-                key = name[name.index(b"}:r:") + 4 + len(table) :]
-                if key not in seen:
+                start = name.index(b"}:r:") + 4
+                key = name[start + len(table) :]
+                if name.startswith(table, start) and key not in seen:
                     seen.add(key)
                     chunk.append(key)
                 if len(chunk) == _SCAN_COUNT:
@@ -140,11 +156,11 @@ class RedisKeyValue:
     def _names(self, table: bytes, keys: Sequence[bytes]) -> list[bytes]:
         prefixes = self._prefixes.get(table)
         if prefixes is None:
-            prefixes = self._prefixes[table] = [b"mt:{b%d}:r:%b" % (bucket, table) for bucket in range(BUCKETS)]
+            prefixes = self._prefixes[table] = [b"mt:{%b}:r:%b" % (tag, table) for tag in TAGS]
         return [prefixes[crc32(key) % BUCKETS] + key for key in keys]
 
     def _marks(self, table: bytes, bucket: int) -> bytes:
-        return b"mt:{b%d}:d:%b" % (bucket, table)
+        return b"mt:{%b}:d:%b" % (TAGS[bucket], table)
 
     def _get_by_slot(self, keys: Sequence[bytes], names: list[bytes], default: bytes) -> list[bytes]:
         groups = list(_groups(keys, range(len(keys))))

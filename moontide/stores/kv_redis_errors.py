@@ -40,9 +40,7 @@ class RedisErrors:
         except ValueError:
             raise Misconfigured("online store: expected a redis:// or rediss:// URL; check MOONTIDE_REDIS_URL") from None
         if parts.scheme not in ("redis", "rediss"):
-            raise Misconfigured(
-                f"{self.where}: expected a redis:// or rediss:// URL; check MOONTIDE_REDIS_URL"
-            )
+            raise Misconfigured(f"{self.where}: expected a redis:// or rediss:// URL; check MOONTIDE_REDIS_URL")
         self._secret = unquote(parts.password or "")
 
     @contextmanager

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from moontide import Embeddings, EmbeddingSpace, views
 from moontide.errors import Misconfigured, Transient
@@ -12,7 +13,7 @@ from moontide.schemas import USER_SEQUENCE
 from moontide.settings import Settings
 from moontide.stores import online_store
 from moontide.stores.base import WriteCounts
-from moontide.stores.kv_redis import RedisKeyValue
+from moontide.stores.kv_redis import BUCKETS, TAGS, RedisKeyValue
 
 pytestmark = pytest.mark.integration
 
@@ -124,3 +125,5 @@ def test_a_record_and_its_mark_share_a_cluster_slot(redis_server, store):
     keys = list(redis.Redis.from_url(redis_server.url).scan_iter())
     tags = {kind: {key[: key.index(b"}")] for key in keys if kind in key} for kind in (b":r:", b":d:")}
     assert tags[b":r:"] == tags[b":d:"] and len(tags[b":r:"]) > 20
+    nodes = [key_slot(tag) * 4 // REDIS_CLUSTER_HASH_SLOTS for tag in TAGS]
+    assert [nodes.count(node) for node in range(4)] == [BUCKETS // 4] * 4
