@@ -28,8 +28,9 @@ from moontide import names
 from moontide.settings import Settings
 from moontide.stores import online_store
 from moontide.stores.base import OnlineStore, Status
+from moontide.stores.feast_foreign import FeastRow
 from moontide.stores.feast_values import EPOCH
-from moontide.stores.feast_views import OWN_PREFIXES, BoundView, FeastRow, ViewBinder
+from moontide.stores.feast_views import OWN_PREFIXES, BoundView, ViewBinder
 
 logger = logging.getLogger(__name__)
 

@@ -1,48 +1,27 @@
-"""What a Feast feature view is to the store: a view of moontide, or a foreign one that gets a view of its own.
-
-Foreign are the views of other Feast projects, and those of this one that ``spaces.toml`` does not declare.
-"""
+"""What a Feast feature view is to the store: a view of moontide, or a foreign one that gets a view of its own."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
-from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
-from moontide import names, schemas
+from moontide import names, schemas, views
 from moontide.errors import Misconfigured, Poison, SpaceMismatch
-from moontide.live import LiveSpaces, load_spaces
+from moontide.live import load_spaces
 from moontide.settings import Settings
 from moontide.stores.base import EntityId
+from moontide.stores.feast_foreign import FeastRow, ForeignView
 from moontide.stores.feast_values import Codec, ValueProto, codec_of, micros
-from moontide.views import ViewKind, ViewSpec
+from moontide.views import ViewSpec
 
 #: Names only views of moontide may have.
 OWN_PREFIXES: Final = (names.EMBEDDING_VIEW_PREFIX, names.SIMTIER_VIEW_PREFIX)
-_KEY_VERSION: Final = 3
 _NULL: Final = ValueProto()
-_DUMMY: Final = EntityKey(join_keys=[DUMMY_ENTITY_ID], entity_values=[ValueProto(string_val=DUMMY_ENTITY_VAL)])
-_FOREIGN: Final = pa.schema(
-    [
-        pa.field("entity_key", pa.string(), nullable=False),
-        pa.field(names.EVENT_TIMESTAMP, schemas.TIMESTAMP, nullable=False),
-        pa.field("created", schemas.TIMESTAMP, nullable=False),
-        pa.field("features", schemas.STRINGS, nullable=False),
-        pa.field("values", pa.list_(pa.binary()), nullable=False),
-    ]
-)
-
-#: Feast's write: entity key, values by feature, event time, created time.
-FeastRow = tuple[Any, Mapping[str, Any], datetime, datetime | None]
 
 
 class BoundView(Protocol):
@@ -157,48 +136,6 @@ class OwnView:
                 raise SpaceMismatch(f"{self.spec.name}: expected {dim} codes a row, got {sorted(widths)}; re-encode")
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignView:
-    """Any other Feast view. Its values stay Feast's own messages, by name: every Feast type comes back unchanged, and a feature
-    added or dropped later leaves what is stored readable. An entity is named by the SHA-256 of Feast's serialised key.
-    """
-
-    spec: ViewSpec
-
-    @classmethod
-    def of(cls, project: str, name: str, ttl: timedelta | None) -> ForeignView:
-        """The view `name` of a Feast project."""
-        full = f"feast:{project}:{name}"
-        return cls(ViewSpec(full, ViewKind.COLUMNS, ("entity_key",), _FOREIGN, created="created", fenced=False, ttl=ttl))
-
-    def ids(self, entity_keys: Sequence[Any]) -> list[EntityId | None]:
-        """See `BoundView.ids`; every key has an id."""
-        # Feast writes a view without entities under an empty key and reads it under a dummy one.
-        keys = (key if key.join_keys else _DUMMY for key in entity_keys)
-        return [hashlib.sha256(serialize_entity_key(key, _KEY_VERSION)).hexdigest() for key in keys]
-
-    def rows(self, data: Sequence[FeastRow]) -> pa.Table:
-        """See `BoundView.rows`."""
-        columns = [
-            pa.array(self.ids([row[0] for row in data]), pa.string()),
-            micros(row[2] for row in data),
-            micros(row[3] for row in data),
-            pa.array([list(row[1]) for row in data], schemas.STRINGS),
-            pa.array([[v.SerializeToString() for v in row[1].values()] for row in data], pa.list_(pa.binary())),
-        ]
-        return pa.table(columns, schema=_FOREIGN)
-
-    def fields(self, features: Sequence[str]) -> list[str]:
-        """See `BoundView.fields`."""
-        return ["features", "values"]
-
-    def values(self, found: pa.Table, features: Sequence[str]) -> list[list[Any]]:
-        """See `BoundView.values`; a feature that was not written is null."""
-        stored = zip(found.column("features").to_pylist(), found.column("values").to_pylist(), strict=True)
-        rows = [dict(zip(known or (), packed or (), strict=True)) for known, packed in stored]
-        return [[ValueProto.FromString(row.get(f, b"")) for row in rows] for f in features]
-
-
 @dataclass(slots=True)
 class ViewBinder:
     """Finds the store's view of a Feast feature view; reads ``spaces.toml`` again for a name it does not know yet.
@@ -236,7 +173,8 @@ class ViewBinder:
             return None
         if name not in self._known and (name.startswith(OWN_PREFIXES) or not self._known):
             path = spaces_file(self.settings, self.repo)
-            self._known = _own_views(load_spaces(path)) if path.exists() else {}
+            declared = load_spaces(path).views() if path.exists() else []
+            self._known = {v.name: _own(v) for v in (views.item_features(), views.user_sequence(), *declared)}
         return self._known.get(name)
 
 
@@ -247,8 +185,8 @@ def spaces_file(settings: Settings, repo: Path | None) -> Path:
     return settings.spaces_path
 
 
-def _own_views(live: LiveSpaces) -> dict[str, OwnView]:
-    return {spec.name: OwnView(spec, {f.name: codec_of(f.type) for f in spec.fields}) for spec in live.views()}
+def _own(spec: ViewSpec) -> OwnView:
+    return OwnView(spec, {f.name: codec_of(f.type) for f in spec.fields})
 
 
 def _require_same_features(own: OwnView, table: Any) -> None:
