@@ -1,4 +1,4 @@
-"""Behaviour Parquet -> each user's last behaviours (MOONTIDE_SEQUENCE_LENGTH), merged into what is there: offline, then online."""
+"""Behaviour Parquet -> the last behaviours of each user, merged into what is there: offline tables, then online store."""
 
 from __future__ import annotations
 
