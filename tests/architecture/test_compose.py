@@ -92,6 +92,26 @@ def test_our_processes_are_given_settings_that_exist():
     assert given and given <= known
 
 
+def test_the_containers_have_the_same_repository_but_for_the_online_store():
+    ours = yaml.safe_load((ROOT / "docker" / "feature_store.yaml").read_text())
+    default = yaml.safe_load((ROOT / "feature_repo" / "feature_store.yaml").read_text())
+    assert ours.pop("online_store")["type"].endswith(".RedisOnlineStore")
+    default.pop("online_store")
+    assert ours == default
+
+
+def test_the_jobs_are_given_flags_that_exist():
+    import subprocess
+    import sys
+
+    for service in SERVICES.values():
+        command = [str(word) for word in service.get("command", [])]
+        if command and command[0].startswith("/app/jobs/"):
+            module = f"jobs.{Path(command[0]).stem}"
+            said = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=60).stdout
+            assert {word for word in command if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", said))
+
+
 def test_topics_have_the_names_the_code_uses():
     text = "\n".join(SERVICES["kafka-topics"]["command"])
     topics = set(re.findall(r"--topic (\S+)", text))
