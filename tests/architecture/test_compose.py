@@ -40,7 +40,9 @@ def test_the_schema_refuses_what_is_not_compose(broken):
 
 
 def test_every_part_of_the_platform_is_there():
-    assert {"kafka", "etcd", "minio", "milvus", "redis", "spark-master", "spark-worker", "feature-server", "backfill"} <= set(SERVICES)
+    assert {"kafka", "etcd", "minio", "milvus", "redis", "spark-master", "spark-worker", "feature-server", "backfill"} <= set(
+        SERVICES
+    )
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
@@ -108,7 +110,9 @@ def test_the_jobs_are_given_flags_that_exist():
         command = [str(word) for word in service.get("command", [])]
         if command and command[0].startswith("/app/jobs/"):
             module = f"jobs.{Path(command[0]).stem}"
-            said = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=60).stdout
+            said = subprocess.run(
+                [sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=60
+            ).stdout
             assert {word for word in command if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", said))
 
 

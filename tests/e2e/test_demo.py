@@ -133,3 +133,12 @@ def test_features_for_people_are_a_table(demo):
     assert code == 0, complained
     assert "space moon_v1" in said
     assert re.search(r"or:22423 +yes +\|.{20}\|", said)
+
+
+def test_the_python_of_the_readme_runs(demo):
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)[1]
+    env = {**os.environ, "MOONTIDE_HOME": str(demo[0] / "home")}
+    code = block + "\nprint(rows.num_rows, rows.column_names)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2 ['item_id', 'embedding', 'embedding_present', 'counts', 'missing', 'price', 'category']")

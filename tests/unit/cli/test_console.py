@@ -23,7 +23,9 @@ def test_one_behaviour_among_a_thousand_is_drawn():
     assert spark_bars([1, 1000])[0] != " "
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (12_300_000, "12.3 MB"), (5e12, "5000.0 GB")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (12_300_000, "12.3 MB"), (5e12, "5000.0 GB")]
+)
 def test_sizes(count, text):
     assert size(count) == text
 

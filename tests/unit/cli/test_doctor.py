@@ -80,7 +80,12 @@ def test_an_empty_online_store_is_not_created_by_looking(tmp_path):
 
 @pytest.mark.parametrize(
     ("said", "level"),
-    [('openjdk version "17.0.15" 2025-04-15', Level.OK), ('java version "21" 2023', Level.OK), ('openjdk version "11.0.2"', Level.NOTE), ("", Level.NOTE)],
+    [
+        ('openjdk version "17.0.15" 2025-04-15', Level.OK),
+        ('java version "21" 2023', Level.OK),
+        ('openjdk version "11.0.2"', Level.NOTE),
+        ("", Level.NOTE),
+    ],
 )
 def test_java_versions(monkeypatch, said, level):
     class Done:
