@@ -62,7 +62,17 @@ class OwnView:
         Raises:
             Misconfigured: a key lacks one of the view's entities.
         """
-        return [self._id(key) for key in entity_keys]
+        places: dict[tuple[str, ...], list[int]] = {}
+        found: list[EntityId | None] = []
+        for key in entity_keys:
+            known = tuple(key.join_keys)
+            at = places.get(known)
+            if at is None:
+                at = places[known] = self._places(known)
+            values = key.entity_values
+            parts = tuple([values[n].string_val for n in at])
+            found.append((parts[0] if len(parts) == 1 else parts) if all(map(names.is_id, parts)) else None)
+        return found
 
     def rows(self, data: Sequence[FeastRow]) -> pa.Table:
         """See `BoundView.rows`.
@@ -93,15 +103,11 @@ class OwnView:
         """See `BoundView.values`."""
         return [self.codecs[f].unpack(found.column(f).combine_chunks()) for f in features]
 
-    def _id(self, key: Any) -> EntityId | None:
-        known = dict(zip(key.join_keys, key.entity_values, strict=True))
+    def _places(self, known: tuple[str, ...]) -> list[int]:
         missing = [e for e in self.spec.entities if e not in known]
         if missing:
             raise Misconfigured(f"{self.spec.name}: expected join keys {list(self.spec.entities)}, got {sorted(known)}")
-        parts = tuple(known[e].string_val for e in self.spec.entities)
-        if not all(names.is_id(part) for part in parts):
-            return None
-        return parts[0] if len(parts) == 1 else parts
+        return [known.index(e) for e in self.spec.entities]
 
     def _keys(self, entity_keys: Sequence[Any]) -> dict[str, pa.Array]:
         found = self.ids(entity_keys)
