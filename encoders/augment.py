@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -38,8 +38,8 @@ def augment_images(pixels: Tensor, side: int, random: torch.Generator, *, streng
     shift_x, shift_y = draw(-1.0, 1.0) * (1.0 - wide), draw(-1.0, 1.0) * (1.0 - tall)
     top = torch.stack([flip * wide * torch.cos(angle), -tall * torch.sin(angle), shift_x], dim=1)
     bottom = torch.stack([flip * wide * torch.sin(angle), tall * torch.cos(angle), shift_y], dim=1)
-    grid = F.affine_grid(torch.stack([top, bottom], dim=1), [count, 3, side, side], align_corners=False)
-    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    grid = functional.affine_grid(torch.stack([top, bottom], dim=1), [count, 3, side, side], align_corners=False)
+    x = functional.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     light = torch.exp(draw(-0.3, 0.3) * strength)[:, None, None, None]
     contrast = torch.exp(draw(-0.3, 0.3) * strength)[:, None, None, None]
     colour = torch.exp(draw(-0.25, 0.25) * strength)[:, None, None, None]
@@ -49,11 +49,14 @@ def augment_images(pixels: Tensor, side: int, random: torch.Generator, *, streng
     return (grey + (x - grey) * colour).clamp(0.0, 1.0)
 
 
-def vary_title(title: str, random: np.random.Generator) -> str:
-    """Another way to write a title: words dropped, swapped, joined, shortened or misspelt. Never empty."""
+def vary_title(title: str, random: np.random.Generator, *, drop: float = 0.2, misspell: float = 0.15) -> str:
+    """Another way to write a title: words dropped, swapped, joined, shortened or misspelt. Never empty.
+
+    `drop` and `misspell` are the probabilities of each word.
+    """
     words = title.split()
     if len(words) > 2:
-        keep = random.random(len(words)) > 0.2
+        keep = random.random(len(words)) > drop
         words = [word for word, kept in zip(words, keep, strict=True) if kept] or words
     if len(words) > 1 and random.random() < 0.5:
         at = int(random.integers(len(words) - 1))
@@ -61,7 +64,7 @@ def vary_title(title: str, random: np.random.Generator) -> str:
     if len(words) > 1 and random.random() < 0.15:
         at = int(random.integers(len(words) - 1))
         words[at : at + 2] = [words[at] + words[at + 1]]
-    return " ".join(_misspell(word, random) if random.random() < 0.15 else word for word in words)
+    return " ".join(_misspell(word, random) if random.random() < misspell else word for word in words)
 
 
 def _misspell(word: str, random: np.random.Generator) -> str:

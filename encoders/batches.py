@@ -48,7 +48,8 @@ class Titles:
 
 def photos_of(data_sets: Sequence[DataSet], split: str = "train") -> Photos:
     """Photos of items that have a label but no title."""
-    pixels, labels = [], []
+    pixels: list[NDArray[np.uint8]] = []
+    labels: list[str] = []
     for data in data_sets:
         for row in data.rows(split):
             example = data.examples[row]
@@ -63,7 +64,9 @@ def photos_of(data_sets: Sequence[DataSet], split: str = "train") -> Photos:
 
 def illustrated_of(data_sets: Sequence[DataSet], split: str = "train") -> Illustrated:
     """Items that have both a title and pictures."""
-    items, pixels, counts = [], [], [0]
+    items: list[Item] = []
+    pixels: list[NDArray[np.uint8]] = []
+    counts = [0]
     for data in data_sets:
         for row in data.rows(split):
             example = data.examples[row]
@@ -125,29 +128,33 @@ def draw_titles(titles: Titles, count: int, random: np.random.Generator) -> tupl
         options = (titles.titles[row], *titles.variants[row])
         first, second = (options[int(random.integers(len(options)))] for _ in range(2))
         left.append(first if random.random() < 0.5 else vary_title(first, random))
-        right.append(vary_title(second, random))
+        # Damage of every degree, or the weights would fit one kind of query.
+        damage = random.random()
+        right.append(vary_title(second, random, drop=0.1 + 0.4 * damage, misspell=0.3 * damage))
     return left, right
 
 
 def drop_fields(item: Item, random: np.random.Generator) -> Item:
     """The item with some text fields missing and a varied title, as catalogs have it."""
-    keep_title = random.random() < 0.85
+    if item.description and random.random() < 0.2:
+        return replace(item, title=None, attributes=None)
+    keep_title = not item.attributes or random.random() < 0.85
     return replace(
         item,
         title=vary_title(item.title or "", random) if keep_title else None,
-        attributes=item.attributes if random.random() < 0.8 or not keep_title else None,
+        attributes=item.attributes if not keep_title or random.random() < 0.8 else None,
         description=item.description if random.random() < 0.4 else None,
     )
 
 
 def token_tensors(tokenizer: Tokenizer, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-    """ids and kinds (B, L), int64."""
+    """Ids and kinds (B, L), int64."""
     ids, kinds = tokenizer(items).padded(np.arange(len(items)))
     return torch.from_numpy(ids).long(), torch.from_numpy(kinds).long()
 
 
-def inverse_frequencies(tokenizer: Tokenizer, items: Sequence[Item], power: float = 1.0) -> Tensor:
-    """(V,) inverse document frequencies, scaled to 1 for a bucket never seen."""
+def inverse_frequencies(tokenizer: Tokenizer, items: Sequence[Item], power: float = 0.5) -> Tensor:
+    """(V,) inverse document frequencies to a power below 1 (misspelt words are rare too), 1 for a bucket never seen."""
     tokens = tokenizer(items)
     owners = np.repeat(np.arange(len(tokens)), tokens.lengths)
     pairs = np.unique(owners * np.int64(tokenizer.config.buckets) + tokens.ids)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from encoders.images import ImageLoader, decode
 from encoders.item import Item
+from encoders.sources import SOURCES
 from moontide.errors import Misconfigured
 
 # The first name is ours; the others are those of public data sets, so that they can be read as they are published.
@@ -154,9 +155,13 @@ def _transactions(folder: Path, cutoff: str | None) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     table = pd.read_parquet(path)
-    log = pd.DataFrame({name: _column(table, name) for name in ("basket_id", "event_timestamp")})
-    log["item_id"] = _column(table, "item_id").astype(str)
-    log["title"] = _column(table, "sold_title").astype("string")
+    columns = {name: _column(table, name) for name in ("basket_id", "event_timestamp", "item_id", "sold_title")}
+    missing = [name for name, column in columns.items() if column is None]
+    if missing:
+        raise Misconfigured(f"{path}: expected columns {list(columns)}, got none for {missing}")
+    log = pd.DataFrame(columns).rename(columns={"sold_title": "title"})
+    log["item_id"] = log["item_id"].astype(str)
+    log["title"] = log["title"].astype("string")
     sold = ~log["basket_id"].astype(str).str.startswith("C")
     if "Quantity" in table:
         sold &= table["Quantity"] > 0
@@ -169,10 +174,10 @@ def _variants(log: pd.DataFrame, examples: Sequence[Example], rows: dict[str, in
     """Other titles an item was sold under; stock-keepers' remarks share no letters with the title and are left out."""
     found = []
     pairs = log[["item_id", "title"]].dropna().drop_duplicates().sort_values(["item_id", "title"])
-    for item_id, other in pairs.itertuples(index=False):
+    for item_id, sold_as in pairs.itertuples(index=False):
         row = rows.get(item_id)
         title = examples[row].item.title if row is not None else None
-        other = " ".join(other.split())
+        other = " ".join(sold_as.split())
         if row is not None and title and other.isupper() and _squash(other) != _squash(title):
             if _overlap(other, title) >= 0.3:
                 found.append((row, other))
@@ -199,10 +204,8 @@ def _baskets(log: pd.DataFrame, rows: dict[str, int]) -> Baskets:
 
 
 def _source(folder: Path) -> dict[str, Any]:
-    for path in (folder / "dataset.json", Path(__file__).with_name("sources.json")):
-        if path.is_file():
-            body = json.loads(path.read_text("utf-8"))
-            described: dict[str, Any] | None = body if path.parent == folder else body.get(folder.name)
-            if described is not None:
-                return {"name": folder.name, **described}
-    raise Misconfigured(f"{folder}: expected dataset.json with licence and attribution; provenance is part of an encoder")
+    path = folder / "dataset.json"
+    described = json.loads(path.read_text("utf-8")) if path.is_file() else SOURCES.get(folder.name)
+    if described is None:
+        raise Misconfigured(f"{folder}: expected dataset.json with licence and attribution; provenance is part of an encoder")
+    return {"name": folder.name, **described}

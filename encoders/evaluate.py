@@ -38,6 +38,9 @@ def evaluate(encoder: Encoder, data_sets: Sequence[DataSet], *, split: str = "te
         pictured = [e for e in examples if e.item.title and e.images]
         if len(pictured) > 1:
             found[f"{data.name}/cross_modal"] = cross_modal(encoder, data.folder, pictured)
+        described = [e for e in examples if e.item.title and e.item.description]
+        if len(described) > 1:
+            found[f"{data.name}/description_to_title"] = description_to_title(encoder, described)
         if data.variants:
             found[f"{data.name}/title_variants"] = title_variants(encoder, data, rows)
         if not pictured and any(example.item.title for example in examples):
@@ -75,6 +78,20 @@ def cross_modal(encoder: Encoder, folder: Path, examples: Sequence[Example]) -> 
     }
 
 
+def description_to_title(encoder: Encoder, examples: Sequence[Example]) -> dict[str, float]:
+    """A description alone finds the title and attributes of its product; any colour of it counts."""
+    queries = [Item(e.item.item_id, description=e.item.description) for e in examples]
+    gallery = [replace(e.item, description=None) for e in examples]
+    scores = cosines(encoder.encode(queries), encoder.encode(gallery))
+    groups = np.array([example.group for example in examples])
+    relevant = groups[:, None] == groups[None, :]
+    return {
+        "recall_at_1": recall_at(scores, relevant, 1),
+        "recall_at_10": recall_at(scores, relevant, 10),
+        "queries": float(len(queries)),
+    }
+
+
 def title_variants(encoder: Encoder, data: DataSet, rows: Sequence[int]) -> dict[str, float]:
     """Another title that an unseen item was sold under finds its usual one among all titles of the data set."""
     wanted = set(rows)
@@ -83,10 +100,11 @@ def title_variants(encoder: Encoder, data: DataSet, rows: Sequence[int]) -> dict
 
 
 def title_damaged(encoder: Encoder, data: DataSet, rows: Sequence[int]) -> dict[str, float]:
-    """A title with words lost, swapped or misspelt finds the whole one among all titles of the data set."""
+    """A title with half of its words lost, the others partly misspelt, finds the whole one among all titles of the data set."""
     random = np.random.default_rng(EVALUATION_SEED)
     titled = [(row, data.examples[row].item.title or "") for row in rows if data.examples[row].item.title]
-    return title_recall(encoder, data, [Query(vary_title(title, random), row) for row, title in titled])
+    queries = [Query(vary_title(title, random, drop=0.5, misspell=0.3), row) for row, title in titled]
+    return title_recall(encoder, data, queries)
 
 
 def title_recall(encoder: Encoder, data: DataSet, queries: Sequence[Query]) -> dict[str, float]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-import io
+import logging
+import warnings
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -11,7 +13,7 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from encoders.artifact import LAYOUT
@@ -45,8 +47,8 @@ class _Tokens(nn.Module):
         del tower.table, tower.log_term
 
     def forward(self, ids: Tensor, kinds: Tensor) -> Tensor:
-        rows = F.embedding(ids, self.get_buffer("codes")).to(torch.float32)
-        return self.tower.pool(rows, F.embedding(ids, self.get_buffer("weights")), kinds.int())
+        rows = functional.embedding(ids, self.get_buffer("codes")).to(torch.float32)
+        return self.tower.pool(rows, functional.embedding(ids, self.get_buffer("weights")), kinds.int())
 
 
 def export_models(model: Moon, *, side: int) -> dict[str, bytes]:
@@ -67,14 +69,17 @@ def export_models(model: Moon, *, side: int) -> dict[str, bytes]:
     }
 
 
-def _export(module: nn.Module, inputs: tuple[Tensor, ...], shapes: dict[str, dict[int, object]]) -> bytes:
-    program = torch.onnx.export(
-        module.eval(), inputs, dynamo=True, opset_version=OPSET, input_names=list(shapes), output_names=["vectors"],
-        dynamic_shapes=shapes, external_data=False, verbose=False,
-    )  # fmt: skip
-    buffer = io.BytesIO()
-    program.save(buffer)
-    model = onnx.load_model_from_string(buffer.getvalue())
+def _export(module: nn.Module, inputs: tuple[Tensor, ...], shapes: Mapping[str, Mapping[int, object]]) -> bytes:
+    # The exporter tells at length which packages it did not find and that two inputs share their batch.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
+        program = torch.onnx.export(
+            module.eval(), inputs, dynamo=True, opset_version=OPSET, input_names=list(shapes),
+            output_names=["vectors"], dynamic_shapes=dict(shapes), external_data=False, verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    model = program.model_proto
     _half(model.graph)
     _strip(model)
     onnx.checker.check_model(model)
@@ -120,6 +125,3 @@ def _fused(pair: nn.Sequential) -> nn.Sequential:
     conv, norm = pair
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
     return nn.Sequential(fuse_conv_bn_eval(conv, norm))
-
-
-

@@ -94,9 +94,7 @@ class ImageLoader:
     def _read_uri(self, uri: str) -> bytes:
         scheme = uri.partition("://")[0].lower()
         if scheme not in self.schemes:
-            raise Unencodable(
-                Reason.IMAGE_REFUSED, f"scheme {scheme[:20]!r} is not among the allowed {list(self.schemes)}"
-            )
+            raise Unencodable(Reason.IMAGE_REFUSED, f"scheme {scheme[:20]!r} is not among the allowed {list(self.schemes)}")
         # "::" chains file systems in fsspec: a second scheme would slip in behind an allowed one.
         if "::" in uri:
             raise Unencodable(Reason.IMAGE_REFUSED, "chained URIs are never read")
@@ -132,9 +130,7 @@ def decode(data: bytes, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) 
 def _decode(data: bytes, width: int, height: int, max_pixels: int) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if image.width * image.height > max_pixels:
-            raise Unencodable(
-                Reason.IMAGE_TOO_LARGE, f"expected at most {max_pixels} pixels, got {image.width}x{image.height}"
-            )
+            raise Unencodable(Reason.IMAGE_TOO_LARGE, f"expected at most {max_pixels} pixels, got {image.width}x{image.height}")
         # Twice the target keeps the later resize sharp, whichever way the picture is turned.
         side = 2 * max(width, height)
         image.draft("RGB", (side, side))

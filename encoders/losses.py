@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from encoders.towers import unit
 
@@ -25,7 +25,7 @@ def info_nce(a: Tensor, b: Tensor, *, temperature: float, same: Tensor | None = 
         logits = logits.masked_fill(twins, float("-inf"))
     forward, backward = (logits, logits.T) if log_q is None else (logits - log_q, logits.T - log_q)
     target = torch.arange(len(a))
-    return 0.5 * (F.cross_entropy(forward, target) + F.cross_entropy(backward, target))
+    return 0.5 * (functional.cross_entropy(forward, target) + functional.cross_entropy(backward, target))
 
 
 def supervised(x: Tensor, labels: Tensor, *, temperature: float) -> Tensor:

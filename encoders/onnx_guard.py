@@ -79,9 +79,7 @@ def _check_attribute(data: memoryview, name: str) -> None:
 def _check_tensor(data: memoryview, name: str) -> None:
     for field, value in _fields(data):
         if field == _TENSOR_EXTERNAL or (field == _TENSOR_LOCATION and value != 0):
-            raise Misconfigured(
-                f"{name}: expected weights inside the file, got external data; export with external_data=False"
-            )
+            raise Misconfigured(f"{name}: expected weights inside the file, got external data; export with external_data=False")
 
 
 def _check_domains(domains: list[bytes], name: str) -> None:

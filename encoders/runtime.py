@@ -62,14 +62,10 @@ class Encoder:
                                max_pixels=min(loader.max_pixels, limits.max_pixels))  # fmt: skip
         self._tokenizer = Tokenizer(artifact.tokenizer)
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._image, self._text, self._fusion = (
-            _session(artifact.files[name], self._threads, name) for name in LAYOUT.models
-        )
+        self._image, self._text, self._fusion = (_session(artifact.files[name], self._threads, name) for name in LAYOUT.models)
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], *, threads: int | None = None, images: ImageLoader | None = None
-    ) -> Encoder:
+    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, images: ImageLoader | None = None) -> Encoder:
         """Load an artifact directory.
 
         Args:
@@ -171,10 +167,13 @@ class Encoder:
         return self.artifact.preprocessing.title_max_chars
 
     def _load_all(self, items: Sequence[Item]) -> list[tuple[str, NDArray[np.uint8] | None] | Unencodable]:
-        if self._threads == 1 or len(items) < 2:
+        pictured = [item for item in items if item.image is not None]
+        if self._threads == 1 or len(pictured) < 2:
             return [self._load(item) for item in items]
+        # Hashing a title is shorter than handing it to a thread; only pictures go to the pool.
         with ThreadPoolExecutor(self._threads) as pool:
-            return list(pool.map(self._load, items))
+            decoded = pool.map(self._load, pictured)
+            return [self._load(item) if item.image is None else next(decoded) for item in items]
 
     def _load(self, item: Item) -> tuple[str, NDArray[np.uint8] | None] | Unencodable:
         """Content hash and pixels of one item, or why it cannot be encoded."""

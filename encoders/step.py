@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from encoders.augment import augment_images
 from encoders.batches import Illustrated, Photos, Titles, draw_pairs, draw_titles, drop_fields, token_tensors
@@ -17,6 +17,10 @@ from encoders.item import Item
 from encoders.losses import info_nce, prefixes, supervised
 from encoders.tokenizer import Tokenizer
 from encoders.towers import Moon
+
+# Labels and baskets have many right answers, so they are asked for less sharply than an item's own.
+LABEL_TEMPERATURE: Final = 0.1
+BASKET_TEMPERATURE: Final = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class LossConfig:
     """
 
     photos: int = 64
-    illustrated: int = 32
+    illustrated: int = 28
     titles: int = 192
     pairs: int = 128
     temperature: float = 0.07
@@ -39,7 +43,7 @@ class LossConfig:
     name_weight: float = 0.5
     cross_weight: float = 1.0
     text_weight: float = 1.0
-    basket_weight: float = 0.2
+    basket_weight: float = 0.15
     prefix_dims: tuple[int, ...] = (64,)
 
 
@@ -78,15 +82,18 @@ class Stepper:
         # A photo without a known label is alone in its class: only its own second view is like it.
         alone = torch.arange(size).repeat(2) + len(photos.names)
         labels = torch.where(labels >= 0, labels, alone)
-        yield "label", self._mean(lambda v: supervised(v, labels, temperature=0.1), x)
-        yield "instance", config.instance_weight * self._mean(
-            lambda v: info_nce(v[:size], v[size:], temperature=config.temperature), x
+        yield "label", self._mean(lambda v: supervised(v, labels, temperature=LABEL_TEMPERATURE), x)
+        yield (
+            "instance",
+            config.instance_weight * self._mean(lambda v: info_nce(v[:size], v[size:], temperature=config.temperature), x),
         )
         if photos.names:
             names = self.model.fuse(None, self._text([Item(name, title=name) for name in photos.names]))
             known = labels < len(photos.names)
-            yield "name", config.name_weight * self._mean(
-                lambda v, w: F.cross_entropy(v[known] @ w.T / config.temperature, labels[known]), x, names
+            yield (
+                "name",
+                config.name_weight
+                * self._mean(lambda v, w: functional.cross_entropy(v[known] @ w.T / config.temperature, labels[known]), x, names),
             )
 
     def _illustrated(self, side: int) -> Iterator[tuple[str, Tensor]]:
@@ -103,6 +110,17 @@ class Stepper:
         text = self._text([drop_fields(item, self.random) for item in items])
         other = self._text([drop_fields(item, self.random) for item in items])
         alone, words, both = self.model.fuse(first, None), self.model.fuse(None, text), self.model.fuse(second, other)
+        titles = {item.title: at for at, item in enumerate(items)}
+        same = torch.tensor([titles[item.title] for item in items])
+        # Colours of one product share its text: they are no negatives where no picture tells them apart.
+        yield (
+            "fields",
+            0.5
+            * config.cross_weight
+            * self._mean(
+                lambda v, w: info_nce(v, w, temperature=config.temperature, same=same), words, self.model.fuse(None, other)
+            ),
+        )
         for name, a, b in (("cross", alone, words), ("image_both", alone, both), ("text_both", words, both)):
             weight = config.cross_weight * (1.0 if name == "cross" else 0.5)
             yield name, weight * self._mean(lambda v, w: info_nce(v, w, temperature=config.temperature), a, b)
@@ -113,9 +131,7 @@ class Stepper:
             left, right = draw_titles(titles, min(config.titles, len(titles.titles)), self.random)
             x = self.model.fuse(None, self._text([Item("", title=title) for title in (*left, *right)]))
             a, b = x[: len(left)], x[len(left) :]
-            yield "text", config.text_weight * self._mean(
-                lambda v, w: info_nce(v, w, temperature=config.text_temperature), a, b
-            )
+            yield "text", config.text_weight * self._mean(lambda v, w: info_nce(v, w, temperature=config.text_temperature), a, b)
             if titles.baskets is not None and config.basket_weight and len(titles.baskets.offsets) > 1:
                 yield "basket", config.basket_weight * self._basket(titles)
 
@@ -128,9 +144,7 @@ class Stepper:
         # Both ends are drawn from one distribution, so one correction serves both directions.
         same = torch.from_numpy(second)
         a, b = x[: len(first)], x[len(first) :]
-        return self._mean(
-            lambda v, w: info_nce(v, w, temperature=0.15, same=same, log_q=log_q[len(first) :]), a, b
-        )
+        return self._mean(lambda v, w: info_nce(v, w, temperature=BASKET_TEMPERATURE, same=same, log_q=log_q[len(first) :]), a, b)
 
     def _text(self, items: list[Item]) -> Tensor:
         return self.model.text(*token_tensors(self.tokenizer, items))
@@ -139,5 +153,3 @@ class Stepper:
         """`loss` averaged over the whole vectors and their prefixes."""
         cut = zip(*(prefixes(v, self.dims) for v in vectors), strict=True)
         return torch.stack([loss(*parts) for parts in cut]).mean()
-
-

@@ -44,7 +44,7 @@ class TokenizerConfig:
     """
 
     buckets: int = 32_768
-    grams: tuple[int, ...] = (3, 4, 5)
+    grams: tuple[int, ...] = (3,)
     title_chars: int = 300
     attribute_chars: int = 300
     description_chars: int = 2_000
@@ -85,7 +85,7 @@ class Tokens:
         return Tokens(self.ids[source], self.kinds[source], offsets)
 
     def padded(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        """ids and kinds of `rows`, each (len(rows), L), padded with bucket 0 of `Kind.PAD`."""
+        """Ids and kinds of `rows`, each (len(rows), L), padded with bucket 0 of `Kind.PAD`."""
         lengths = self.lengths[rows]
         width = max(int(lengths.max(initial=0)), 1)
         columns = np.arange(width)

@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from encoders.tokenizer import Kind
 
@@ -66,8 +66,8 @@ class ColourHistogram(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) in 0..1 -> (B, width), rows of length sqrt(2)."""
-        small = F.avg_pool2d(x, x.shape[-1] // _COLOUR_GRID)
-        shares = torch.softmax(F.conv2d(small, self.get_buffer("weight"), self.get_buffer("bias")), dim=1)
+        small = functional.avg_pool2d(x, x.shape[-1] // _COLOUR_GRID)
+        shares = torch.softmax(functional.conv2d(small, self.get_buffer("weight"), self.get_buffer("bias")), dim=1)
         edge = _COLOUR_GRID // 4
         whole = shares.mean(dim=(2, 3))
         middle = shares[:, :, edge:-edge, edge:-edge].mean(dim=(2, 3))
@@ -93,8 +93,15 @@ class ImageTower(nn.Module):
         """(B, 3, S, S) float in 0..1 -> (B, D) unit rows."""
         # A fixed centring would do for contrast, but lamps differ: each picture is centred by itself.
         mean = x.mean(dim=(2, 3), keepdim=True)
-        deep = self.blocks(torch.relu(self.stem((x - 0.5 - 0.5 * (mean - 0.5)) * 4.0)))
-        return unit(unit(self.deep_head(deep.mean(dim=(2, 3)))) + self.colour_head(self.colour(x)))
+        centred = ((x - 0.5 - 0.5 * (mean - 0.5)) * 4.0).contiguous(memory_format=torch.channels_last)
+        if self.training:
+            # Half the time of float32 on processors with bfloat16; the histogram's large logits could not bear it.
+            with torch.autocast("cpu", torch.bfloat16):
+                deep = self.blocks(torch.relu(self.stem(centred)))
+        else:
+            deep = self.blocks(torch.relu(self.stem(centred)))
+        pooled = deep.float().mean(dim=(2, 3))
+        return unit(unit(self.deep_head(pooled)) + self.colour_head(self.colour(x)))
 
 
 class TextTower(nn.Module):
@@ -122,13 +129,13 @@ class TextTower(nn.Module):
 
     def forward(self, ids: Tensor, kinds: Tensor) -> Tensor:
         """(B, L) buckets and (B, L) kinds, both int64 -> (B, D) unit rows; zero where every feature is padding."""
-        weights = torch.exp(F.embedding(ids, self.log_term[:, None]))
-        return self.pool(F.embedding(ids, self.table), weights, kinds)
+        weights = torch.exp(functional.embedding(ids, self.log_term[:, None]))
+        return self.pool(functional.embedding(ids, self.table), weights, kinds)
 
     def pool(self, rows: Tensor, weights: Tensor, kinds: Tensor) -> Tensor:
         """(B, L, D) table rows, (B, L, 1) term weights, (B, L) kinds -> (B, D)."""
         by_kind = torch.exp(self.log_kind)[:, None] * self.get_buffer("owners")
-        share = F.embedding(kinds, by_kind) * weights
+        share = functional.embedding(kinds, by_kind) * weights
         bags = unit(torch.matmul(share.transpose(1, 2), rows))
         return unit((bags * self.field[None, :, None]).sum(dim=1))
 

@@ -1,0 +1,185 @@
+"""Images from untrusted hands: bombs, escapes and odd files end in a reason, never in memory or in a traceback."""
+
+from __future__ import annotations
+
+import io
+import os
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoders import ImageLoader, Reason, Unencodable
+from encoders.images import decode
+from moontide import Misconfigured, Transient
+
+pytestmark = pytest.mark.unit
+
+SIZE = (96, 96)
+
+
+def _reason(data: bytes, **limits: int) -> Reason:
+    with pytest.raises(Unencodable) as caught:
+        decode(data, SIZE, **limits)
+    return caught.value.reason
+
+
+def _png(width: int, height: int, *, rows: int | None = None) -> bytes:
+    """A PNG of one colour in a few kilobytes; with `rows`, one that ends after that many."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((1, 0, 0, 0, 0))
+    pixels = zlib.compress((b"\0" + bytes((width + 7) // 8)) * (height if rows is None else rows), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_allowed_formats(make_image, kind: str) -> None:
+    pixels = decode(make_image(3, (200, 300), kind), SIZE)
+    assert pixels.shape == (96, 96, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.std() > 10
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "PPM", "ICO"])
+def test_other_formats_are_unreadable(make_image, kind: str) -> None:
+    assert _reason(make_image(0, kind=kind)) is Reason.IMAGE_UNREADABLE
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 100, b"GIF89a", b"\xff\xd8\xff", b"%PDF-1.7", b"<svg/>"])
+def test_rubbish_is_unreadable(data: bytes) -> None:
+    assert _reason(data) is Reason.IMAGE_UNREADABLE
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_file_cut_anywhere_is_unreadable(make_image, kind: str) -> None:
+    whole = make_image(5, (120, 90), kind)
+    for part in (0.1, 0.5, 0.9):
+        assert _reason(whole[: int(len(whole) * part)]) is Reason.IMAGE_UNREADABLE, part
+
+
+def test_a_bomb_is_refused_from_its_header() -> None:
+    bomb = _png(9000, 9000)
+    assert len(bomb) < 20_000
+    tracemalloc.start()
+    assert _reason(bomb) is Reason.IMAGE_TOO_LARGE
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+    # Beyond Pillow's own limit it is Pillow that refuses.
+    assert _reason(_png(60_000, 60_000, rows=1)) in (Reason.IMAGE_TOO_LARGE, Reason.IMAGE_UNREADABLE)
+
+
+def test_pixel_cap_is_inclusive(make_image) -> None:
+    data = make_image(0, (50, 40))
+    assert decode(data, SIZE, max_pixels=2000).shape == (96, 96, 3)
+    assert _reason(data, max_pixels=1999) is Reason.IMAGE_TOO_LARGE
+
+
+def test_byte_cap(make_image, tmp_path: Path) -> None:
+    data = make_image(0)
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert ImageLoader(max_bytes=len(data)).read(data) == data
+    for image in (data, "a.jpg"):
+        with pytest.raises(Unencodable, match="image_too_large"):
+            ImageLoader(root=tmp_path, max_bytes=len(data) - 1).read(image)
+
+
+def test_only_the_first_frame_is_read() -> None:
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    file = io.BytesIO()
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert (decode(file.getvalue(), SIZE).mean(axis=(0, 1)).argmax()) == 0
+
+
+def test_modes_end_as_rgb_on_white(make_image) -> None:
+    clear = io.BytesIO()
+    Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(clear, "PNG")
+    assert decode(clear.getvalue(), SIZE).min() == 255
+    for mode, kind in (("L", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("1", "PNG"), ("LA", "PNG")):
+        assert decode(make_image(1, kind=kind, mode=mode), SIZE).shape == (96, 96, 3)
+    deep = io.BytesIO()
+    Image.fromarray(np.full((20, 20), 40_000, np.uint16)).save(deep, "PNG")
+    assert abs(int(decode(deep.getvalue(), SIZE).mean()) - 156) <= 1
+
+
+def test_orientation_is_applied() -> None:
+    left_dark = Image.fromarray(np.tile(np.repeat(np.array([0, 255], np.uint8), 32), (64, 1))).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    left_dark.save(file, "JPEG", exif=exif.tobytes())
+    pixels = decode(file.getvalue(), SIZE).astype(int)
+    assert pixels[:40].mean() < 60 < 200 < pixels[56:].mean()
+
+
+def test_local_paths_stay_below_the_root(tmp_path: Path, make_image) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "sub").mkdir(parents=True)
+    outside.mkdir()
+    for folder in (root / "sub", outside):
+        (folder / "a.jpg").write_bytes(make_image(0))
+    (root / "link.jpg").symlink_to(outside / "a.jpg")
+    (root / "linked").symlink_to(outside)
+    (root / "inner.jpg").symlink_to(root / "sub" / "a.jpg")
+    loader = ImageLoader(root=root)
+    for good in ("sub/a.jpg", "sub/../sub/a.jpg", "inner.jpg", str(root / "sub" / "a.jpg")):
+        assert loader.read(good)
+    for bad in ("../outside/a.jpg", "link.jpg", "linked/a.jpg", str(outside / "a.jpg"), "/etc/passwd", "../../etc/passwd"):
+        with pytest.raises(Unencodable, match="image_refused"):
+            loader.read(bad)
+
+
+def test_things_that_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder", "nothing.jpg", "nul\0byte", "n" * 5000):
+        with pytest.raises(Unencodable, match="image_missing"):
+            ImageLoader(root=tmp_path).read(name)
+
+
+def test_no_root_no_local_files() -> None:
+    with pytest.raises(Unencodable, match="image_refused"):
+        ImageLoader().read("a.jpg")
+
+
+@pytest.mark.parametrize("uri", ["http://h/a.jpg", "https://h/a.jpg", "file:///etc/passwd", "s3://b/a.jpg", "HTTP://h/a",
+                                 "memory::http://h/a.jpg", "simplecache::memory://a", "data:image/png;base64,AA", "://"])  # fmt: skip
+def test_uris_are_refused_unless_allowed(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(Unencodable, match="image_refused|image_missing"):
+        ImageLoader(root=tmp_path).read(uri)
+
+
+def test_an_allowed_scheme_is_read(make_image) -> None:
+    import fsspec
+
+    with fsspec.open("memory://encoders-test/a.jpg", "wb") as file:
+        file.write(make_image(0))
+    loader = ImageLoader(schemes=("memory",))
+    assert loader.read("memory://encoders-test/a.jpg") == make_image(0)
+    with pytest.raises(Unencodable, match="image_missing"):
+        loader.read("memory://encoders-test/b.jpg")
+    with pytest.raises(Unencodable, match="image_refused"):
+        loader.read("memory://encoders-test/a.jpg::file:///etc/passwd")
+    with pytest.raises(Unencodable, match="image_too_large"):
+        ImageLoader(schemes=("memory",), max_bytes=10).read("memory://encoders-test/a.jpg")
+
+
+def test_a_failing_store_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr("encoders.images.fsspec.open", fail)
+    with pytest.raises(Transient):
+        ImageLoader(schemes=("memory",)).read("memory://a.jpg")
+
+
+@pytest.mark.parametrize("scheme", ["http", "HTTPS", "file", "local"])
+def test_schemes_that_can_never_be_allowed(scheme: str) -> None:
+    with pytest.raises(Misconfigured, match="object stores"):
+        ImageLoader(schemes=(scheme,))

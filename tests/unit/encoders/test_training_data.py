@@ -1,0 +1,101 @@
+"""Training data: groups never span splits, the cut-off holds, and remarks are not titles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from encoders.data import Baskets, read_data_set, split_of
+from moontide import Misconfigured
+
+pytestmark = pytest.mark.unit
+
+SOURCE = '{"licence": "CC0-1.0", "author": "nobody"}'
+
+
+def _shop(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "dataset.json").write_text(SOURCE)
+    (folder / "items.csv").write_text(
+        "item_id,title,is_product\n1A,RED MUG,True\n1B,BLUE MUG,True\n2,TIN BOX,True\n3,LATE VASE,True\nP,POSTAGE,False\n"
+    )
+    early, late = pd.Timestamp("2011-01-01"), pd.Timestamp("2011-08-01")
+    rows = [
+        ("b1", "1A", "RED MUG", early, 1), ("b1", "1B", "BLUE MUG", early, 1), ("b1", "2", "TIN BOX", early, 2),
+        ("b1", "2", "TIN BOX", early, 2), ("b2", "2", "BOX OF TIN", early, 1), ("b2", "1A", "?", early, 1),
+        ("b3", "2", "damaged TIN", early, 1), ("C4", "2", "TIN BOXES", early, -1), ("b5", "3", "LATE VASE", late, 1),
+        ("b5", "1A", "RED MUGS", late, 1), ("b6", "1B", "WET MOULDY", early, 1),
+    ]  # fmt: skip
+    columns = ["basket_id", "item_id", "title", "event_timestamp", "Quantity"]
+    pd.DataFrame(rows, columns=columns).to_parquet(folder / "transactions.parquet")
+    return folder
+
+
+def _named(baskets: Baskets, ids: list[str]) -> list[set[str]]:
+    ends = zip(baskets.offsets[:-1], baskets.offsets[1:], strict=True)
+    return [{ids[row] for row in baskets.items[start:stop]} for start, stop in ends]
+
+
+def test_the_cutoff_removes_later_items_titles_and_baskets(tmp_path: Path) -> None:
+    data = read_data_set(_shop(tmp_path / "shop"), cutoff="2011-07-01")
+    ids = [example.item.item_id for example in data.examples]
+    assert ids == ["1A", "1B", "2"]
+    assert [(ids[row], text) for row, text in data.variants] == [("2", "BOX OF TIN")]
+    assert data.baskets is not None
+    assert _named(data.baskets, ids) == [{"1A", "1B", "2"}, {"2", "1A"}]
+
+
+def test_without_a_cutoff_everything_counts(tmp_path: Path) -> None:
+    data = read_data_set(_shop(tmp_path / "shop"), cutoff=None)
+    assert [example.item.item_id for example in data.examples] == ["1A", "1B", "2", "3"]
+    assert {text for _, text in data.variants} == {"BOX OF TIN", "RED MUGS"}
+
+
+def test_variants_of_one_code_share_a_group(tmp_path: Path) -> None:
+    data = read_data_set(_shop(tmp_path / "shop"), cutoff=None)
+    groups = {example.item.item_id: example.group for example in data.examples}
+    assert groups["1A"] == groups["1B"] != groups["2"]
+    rows = sorted(row for split in ("train", "val", "test") for row in data.rows(split))
+    assert rows == list(range(4))
+
+
+def test_splits_are_stable_and_of_the_stated_size() -> None:
+    names = [split_of(f"shop/{at}") for at in range(4000)]
+    shares = {name: names.count(name) / 4000 for name in ("train", "val", "test")}
+    assert shares == pytest.approx({"train": 0.65, "val": 0.10, "test": 0.25}, abs=0.03)
+    assert names[:6] == ["train", "train", "train", "test", "train", "train"]
+
+
+def test_attributes_and_images_of_a_public_layout(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "images").mkdir(parents=True)
+    (folder / "dataset.json").write_text(SOURCE)
+    (folder / "images" / "a.jpg").write_bytes(b"x")
+    (folder / "items.csv").write_text("image_id,sender_id,label,color,main_category\na,7,Hat,Red,Shop/Hats\nb,8,,,\n")
+    first, second = read_data_set(folder, cutoff=None).examples
+    assert first.images == ("images/a.jpg",)
+    assert first.item.attributes == "Red; Hats"
+    assert first.label == "Hat"
+    assert (second.images, second.label, second.item.attributes) == ((), None, None)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=r"items\.csv"):
+        read_data_set(tmp_path, cutoff=None)
+    (tmp_path / "items.csv").write_text("name\nx\n")
+    with pytest.raises(Misconfigured, match="item_id"):
+        read_data_set(tmp_path, cutoff=None)
+    (tmp_path / "items.csv").write_text("item_id\nx\n")
+    with pytest.raises(Misconfigured, match="licence"):
+        read_data_set(tmp_path, cutoff=None)
+
+
+def test_pairs_come_from_one_basket() -> None:
+    batches = pytest.importorskip("encoders.batches")
+    baskets = Baskets(np.array([0, 1, 2, 3, 4]), np.array([0, 3, 5]))
+    first, second = batches.draw_pairs(baskets, 200, np.random.default_rng(0))
+    assert (first != second).all()
+    assert ((first < 3) == (second < 3)).all()
