@@ -19,7 +19,7 @@ from jobs._catalog import Rules, open_catalog
 from jobs._cli import MAX_AHEAD_US, Exit, complain, say
 from jobs._encode import REPORT, EncodeJob, EncodePartitions
 from jobs._frames import by_date, catalog_frame, with_heads
-from jobs._index import update_index
+from jobs._index import index_space
 from jobs._load import load_everywhere
 from jobs._progress import Progress
 from jobs._rejects import Rejected, RejectFile, summary
@@ -192,9 +192,8 @@ class Backfill:
             say(f"online {view.name}: {total.applied:,} of {total.rows:,} offline rows written, {total.stale:,} outdated")
 
     def _index(self) -> None:
-        with closing(online_store(self._settings)) as store, closing(vector_index(self._settings)) as index:
-            counts = update_index(store, index, self._space)
-            say(f"index {self._space.collection}: {counts.upserted:,} upserted, {counts.deleted:,} removed")
+        counts = index_space(self._settings, self._space)
+        say(f"index {self._space.collection}: {counts.upserted:,} upserted, {counts.deleted:,} removed")
 
 
 def image_root(catalog: InputTable) -> str | None:

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+from jobs._cli import complain
 from jobs._progress import Progress
+from moontide.errors import Transient
+from moontide.settings import Settings
 from moontide.spaces import EmbeddingSpace
+from moontide.stores import online_store, vector_index
 from moontide.stores.base import OnlineStore, VectorIndex
 from moontide.stores.indexer import IndexCounts, Indexer
 from moontide.views import embedding_view
 
 _LIMIT = 5_000
+_PAUSES = (1.0, 5.0, 20.0)
+
+
+def index_space(settings: Settings, space: EmbeddingSpace, *, sleep: Callable[[float], None] = time.sleep) -> IndexCounts:
+    """`update_index` with the site's stores, tried again a few times: a connection that was idle while executors encoded
+    may be found dead on its first use.
+
+    Raises:
+        Transient: it failed every time; run again.
+    """
+    for pause in _PAUSES:
+        try:
+            return _once(settings, space)
+        except Transient as error:
+            complain(f"index: {error}; again in {pause:.0f} s")
+            sleep(pause)
+    return _once(settings, space)
+
+
+def _once(settings: Settings, space: EmbeddingSpace) -> IndexCounts:
+    with closing(online_store(settings)) as store, closing(vector_index(settings)) as index:
+        return update_index(store, index, space)
 
 
 def update_index(store: OnlineStore, index: VectorIndex, space: EmbeddingSpace) -> IndexCounts:

@@ -140,6 +140,8 @@ def _start(app: str, master: str | None, conf: dict[str, str], scratch: Path) ->
     if chosen.startswith("local"):
         settings |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1", "spark.local.dir": str(scratch)}
     effective = SparkConf()
+    if "log4j2" not in effective.get("spark.driver.extraJavaOptions", ""):
+        settings["spark.log.level"] = "WARN"
     for key, value in {**settings, **conf}.items():
         effective.setIfMissing(key, value)
     session = SparkSession.builder.config(conf=effective.setMaster(chosen).setAppName(app)).getOrCreate()
@@ -183,8 +185,8 @@ def drain(rows: DataFrame, count: int) -> Iterator[Any]:
 
 
 def numbers(spark: SparkSession, count: int) -> DataFrame:
-    """0 to `count`, each a partition of its own."""
-    return spark.range(0, count, 1, numPartitions=max(1, count))
+    """0 to `count`, over a few partitions per core."""
+    return spark.range(0, count, 1, numPartitions=max(1, min(count, 8 * spark.sparkContext.defaultParallelism)))
 
 
 def default_partitions(rows: int, cores: int) -> int:
