@@ -114,7 +114,7 @@ class PackedFeastStore(FeastOnlineStore):  # type: ignore[misc]
             self._drop(config, tables_to_delete)
 
     def teardown(self, config: Any, tables: Sequence[Any], entities: Sequence[Any]) -> None:
-        """Delete the records of the given foreign views; moontide's own stay (``moontide space drop`` removes a space)."""
+        """Delete the records of the given foreign views; moontide's own stay (`OnlineStore.drop_view` removes them)."""
         self._drop(config, tables)
 
     def delete_entities(self, config: Any, table: Any, entity_keys: Sequence[Any]) -> int:
@@ -152,7 +152,7 @@ class PackedFeastStore(FeastOnlineStore):  # type: ignore[misc]
         views = self._views(config)
         for table in tables:
             if views.own(config.project, table.name) is not None or table.name.startswith(OWN_PREFIXES):
-                logger.warning("%s: its records stay in the online store; `moontide space drop` removes a space", table.name)
+                logger.warning("%s: its records stay in the online store, Feast never deletes a view of moontide; `OnlineStore.drop_view` does", table.name)
             else:
                 self.packed(config).drop_view(views.bind(config.project, table).spec)
 
