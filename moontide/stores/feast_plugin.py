@@ -152,7 +152,7 @@ class PackedFeastStore(FeastOnlineStore):  # type: ignore[misc]
         views = self._views(config)
         for table in tables:
             if views.own(config.project, table.name) is not None or table.name.startswith(OWN_PREFIXES):
-                logger.warning("%s: its records stay in the online store, Feast never deletes a view of moontide; `OnlineStore.drop_view` does", table.name)
+                logger.warning("%s: its records stay in the online store, only `OnlineStore.drop_view` deletes them", table.name)
             else:
                 self.packed(config).drop_view(views.bind(config.project, table).spec)
 
