@@ -1,12 +1,16 @@
-"""The jobs on real Spark, LMDB and milvus-lite, with the stub encoder: one Spark session for the whole file."""
+"""The jobs on real Spark, LMDB or Redis, and milvus-lite: one Spark session for the whole file."""
 
 import shutil
 from contextlib import closing
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from encoders import Encoder, ImageLoader, Item
 from jobs import backfill_embeddings, compact_log, simtier_backfill, user_sequences
 from jobs._spark import spark_session
 from moontide import schemas, views
@@ -19,6 +23,7 @@ from moontide.stores.base import Status
 from moontide.stores.offline import OfflineTables
 
 pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
 SPEC = "stub_v1_n20_l5_drop"
 SPACES = """
 [[space]]
@@ -321,6 +326,61 @@ def test_items_over_many_dates_make_few_files_each(site):
     assert site.backfill(site.catalog(rows, row_group_size=20)) == 0
     assert len(site.state()[0]) == 60
     assert len(list((site.home / "offline" / "item_features").rglob("*.parquet"))) <= 6
+
+
+def test_redis_is_loaded_from_executors_and_repaired_too(tmp_path, redis_url, monkeypatch):
+    for name, value in {"ONLINE": "redis", "REDIS_URL": redis_url, "PROJECT": "jobs"}.items():
+        monkeypatch.setenv(f"MOONTIDE_{name}", value)
+    site = Site(tmp_path)
+    path = site.catalog([*items(9), {"item_id": "gone", "deleted": True}])
+    assert site.backfill(path, *SNAPSHOT) == 0
+    state = site.state()
+    assert len(state[0]) == 10
+    assert not (tmp_path / "online").exists()
+    with closing(online_store(site.settings)) as store:
+        store.drop_view(site.view())
+        store.delete(views.item_features(), ["i2"])
+    assert site.backfill(path, *SNAPSHOT) == 0
+    assert site.state() == state
+
+
+def test_the_shipped_encoder_with_good_and_bad_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOONTIDE_SPACES_FILE", str(ROOT / "feature_repo" / "spaces.toml"))
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (50, 40), (200, 30, 30)).save(tmp_path / "images" / "red.png")
+    Image.new("1", (6_000, 5_000)).save(tmp_path / "images" / "huge.png")
+    (tmp_path / "images" / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    content = {
+        "both": ("red dress", "images/red.png"),
+        "text": ("red dress", None),
+        "image": (None, "images/red.png"),
+        "huge": ("x", "images/huge.png"),
+        "torn": ("x", "images/torn.jpg"),
+        "absent": ("x", "images/none.jpg"),
+        "outside": ("x", "../../../etc/passwd"),
+        "signs": ("!!!", None),
+    }
+    columns = {"item_id": list(content), "title": [t for t, _ in content.values()], "image": [i for _, i in content.values()]}
+    pq.write_table(pa.table(columns), tmp_path / "catalog.parquet")
+    flags = ["--home", str(tmp_path), "--catalog", str(tmp_path / "catalog.parquet"), "--space", "moon_v1", "--partitions", "2"]
+    assert backfill_embeddings.main([*flags, *SNAPSHOT]) == 3
+    found = {r["item_id"]: r["reason"] for r in pq.read_table(tmp_path / "rejects" / "backfill.parquet").to_pylist()}
+    assert found == {
+        "huge": "image_too_large",
+        "torn": "image_unreadable",
+        "absent": "image_missing",
+        "outside": "image_refused",
+        "signs": "no_content",
+    }
+    settings = Settings(home=tmp_path)
+    live = load_spaces(settings.spaces_path).live("moon_v1")
+    encoder = Encoder.load(live.artifact, images=ImageLoader(tmp_path))
+    good = [i for i in content if i not in found]
+    expected = encoder.encode([Item(i, title=content[i][0], image=content[i][1]) for i in good])
+    with closing(online_store(settings)) as store:
+        got = store.read_embeddings(live.space, good)
+    assert got.present.all()
+    assert np.abs(got.codes.astype(int) - expected.codes.astype(int)).max() <= 1
 
 
 def behaviours(site, rows, name="behaviours.parquet"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import backfill_embeddings, compact_log, package, simtier_backfill, user_sequences
+from jobs import _index, backfill_embeddings, compact_log, package, simtier_backfill, user_sequences
 from jobs._cli import Exit, run
 from jobs._progress import Progress, progress_line
 from jobs._rejects import Rejected, RejectFile
@@ -110,6 +110,24 @@ def test_expected_failures_are_one_line_and_one(capsys):
     assert run(fail) == 1
     assert capsys.readouterr().err == "error: expected a, got b\n"
     assert run(lambda: Exit.REJECTED) == 3
+
+
+def test_a_dead_connection_is_tried_again_and_then_reported(monkeypatch, capsys):
+    pauses, failures = [], [Transient("gone"), Transient("gone")]
+
+    def once(settings, space):
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    monkeypatch.setattr(_index, "_once", once)
+    assert _index.index_space(None, None, sleep=pauses.append) == "done"
+    assert pauses == [1.0, 5.0]
+    failures.extend([Transient("gone")] * 9)
+    with pytest.raises(Transient):
+        _index.index_space(None, None, sleep=pauses.append)
+    assert len(failures) == 5
+    assert "gone; again in 1 s" in capsys.readouterr().err
 
 
 def test_default_partitions():
