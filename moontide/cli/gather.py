@@ -166,12 +166,15 @@ def identity(site: Site) -> list[tuple[str, str]]:
 
 
 def _metrics(manifest: Path) -> list[tuple[str, str]]:
-    measured = json.loads(manifest.read_text(encoding="utf-8")).get("metrics", {})
+    measured = json.loads(manifest.read_text(encoding="utf-8")).get("metrics", {}).get("test", {})
     trained, untrained = measured.get("trained", {}), measured.get("untrained", {})
-    rows = []
-    for task, values in trained.items():
-        for name, value in values.items():
-            other = untrained.get(task, {}).get(name)
-            if ("precision" in name or "recall_at_10" in name) and isinstance(value, float) and isinstance(other, float):
-                rows.append((f"held-out {task} {name}", f"{value:.3f} (untrained copy: {other:.3f})"))
-    return rows
+    return [
+        (f"held out: {_words(task)}, {_words(name)}", f"{value:.3f}  (untrained copy {untrained[task][name]:.3f})")
+        for task, values in trained.items()
+        for name, value in values.items()
+        if name.endswith("_at_10") and name in untrained.get(task, {})
+    ]
+
+
+def _words(name: str) -> str:
+    return name.replace("_at_10", "@10").replace("/", ": ").replace("_", " ")

@@ -12,6 +12,10 @@ from typing import Final
 _PLOT_WIDTH: Final = 400
 _PLOT_HEIGHT: Final = 96
 _HISTORY_SHOWN: Final = 24
+_SIMILAR: Final = (
+    "Nearest neighbours by cosine, from the vector index; the item asked for is on the left. The encoder was trained on the data "
+    "sets these examples come from: how it does on items it never saw is in the section on the space."
+)
 _CREDIT: Final = (
     "Example data: Online Retail (Daqing Chen, UCI Machine Learning Repository, CC BY 4.0); Magento 2 sample data "
     "(OSL-3.0 or AFL-3.0); Clothing dataset (Alexey Grigorev and contributors, CC0 1.0)."
@@ -132,7 +136,7 @@ def _run(report: Report) -> str:
 
 
 def _similar(report: Report) -> str:
-    parts = ["<p>Nearest neighbours by cosine, from the vector index; the item asked for is on the left.</p>"]
+    parts = [f"<p>{_text(_SIMILAR)}</p>"]
     for title, groups in report.similar:
         parts.append(f"<h3>{_text(title)}</h3>")
         for group in groups:
