@@ -33,7 +33,7 @@ from moontide.stores import online_store, vector_index
 from moontide.stores.offline import OfflineTables
 from moontide.views import embedding_view, item_features
 
-_BYTES_PER_BATCH: Final = 32 << 20
+_BYTES_PER_BATCH: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,11 @@ def _duration(seconds: float) -> str:
 
 
 class Progress:
-    """Prints while a phase runs: a context manager around the blocking call.
+    """Prints while a phase runs, and what it came to: a context manager around the blocking call.
 
     Args:
         phase: its name.
-        total: rows it will handle.
+        total: rows it will handle, at most.
         done: asked for the rows handled so far, from another thread.
         every: seconds between lines.
         clock: seconds, rising.
@@ -60,6 +60,7 @@ class Progress:
         self._stop.set()
         self._thread.join()
         if kind is None:
+            self._total = min(self._done(), self._total)
             self._print()
 
     def _run(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from moontide import names, schemas
 from moontide.errors import Misconfigured
+
+_BATCH_BYTES: Final = 8 << 20
 
 
 class Unit(NamedTuple):
@@ -87,10 +89,13 @@ def file_system(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 def read_unit(table: InputTable, unit: Unit, *, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """The contract's columns of one row group, in order, in batches of at most `batch_rows` rows."""
+    """The contract's columns of one row group, in order, in batches of at most `batch_rows` rows and, on average, 8 MB."""
     system, _ = file_system(table.uri)
-    with pq.ParquetFile(system.open_input_file(unit.path)) as source:
-        yield from source.iter_batches(batch_size=batch_rows, row_groups=[unit.row_group], columns=list(table.columns))
+    # Buffered, so that a row group of images is streamed and never whole in memory.
+    with pq.ParquetFile(system.open_input_file(unit.path), buffer_size=1 << 20) as source:
+        per_row = source.metadata.row_group(unit.row_group).total_byte_size // max(1, unit.rows)
+        rows = max(1, min(batch_rows, _BATCH_BYTES // max(1, per_row)))
+        yield from source.iter_batches(batch_size=rows, row_groups=[unit.row_group], columns=list(table.columns))
 
 
 def event_days(table: InputTable) -> int:

@@ -73,15 +73,19 @@ def _run(args: argparse.Namespace) -> Exit:
     if on_spark or args.master is not None:
         require_reachable(settings, effective_master(args.master), index=False)
     rejected = _reject(wanted, args.rejects or settings.home / "rejects" / "simtier.parquet", job.now_us, dry=args.dry_run)
-    with closing(online_store(settings)) as store:
-        # Fails now, before anything is written, where the store holds another space.
-        compute_tiers(store, job.space, spec, next(iter(wanted.chunks()), {}), now_us=job.now_us)
     if args.dry_run:
         say(f"{spec.view}: would compute {wanted.pairs:,} pairs, {rejected:,} input rows rejected")
     else:
+        _require_space(job, wanted)
         stored = _on_spark(job, wanted, args) if on_spark else _in_driver(job, wanted)
         say(f"{spec.view}: {stored:,} pairs stored, {rejected:,} input rows rejected")
     return Exit.REJECTED if rejected else Exit.DONE
+
+
+def _require_space(job: TierJob, wanted: Wanted) -> None:
+    """Fail before anything is written where the store holds another space."""
+    with closing(online_store(job.settings)) as store:
+        compute_tiers(store, job.space, job.spec, next(iter(wanted.chunks()), {}), now_us=job.now_us)
 
 
 def _wanted(args: argparse.Namespace) -> Wanted:

@@ -153,6 +153,16 @@ def test_row_numbers_run_through_row_groups_and_start_anew_per_file(tmp_path):
     assert catalog.rows == 20
 
 
+def test_rows_with_large_images_come_in_small_batches(tmp_path):
+    path = write(
+        tmp_path / "c.parquet", item_id=[f"i{n}" for n in range(24)], image_bytes=[bytes([n]) * 2_000_000 for n in range(24)]
+    )
+    catalog = open_catalog(path, snapshot_us=NOW)
+    batches = list(read_catalog(catalog, 0, Rules(NOW, 100, NOW), batch_rows=256))
+    assert sum(map(len, batches)) == 24
+    assert max(b.nbytes for b in batches) < 10 << 20
+
+
 def test_catalogs_that_are_refused_whole(tmp_path):
     def refused(match, path, snapshot=NOW):
         with pytest.raises(Misconfigured, match=match):
