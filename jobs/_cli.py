@@ -10,6 +10,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
 from pydantic import ValidationError
 
 from moontide.errors import Misconfigured, MoontideError
@@ -76,7 +77,7 @@ def run(body: Callable[[], Exit]) -> int:
     """`body`'s exit code; an expected failure becomes one line on stderr and 1."""
     try:
         return int(body())
-    except (MoontideError, OSError) as error:
+    except (MoontideError, OSError, pa.ArrowException) as error:
         complain(f"error: {one_line(str(error))}")
     except KeyboardInterrupt:
         complain("error: interrupted; run again to go on where it stopped")

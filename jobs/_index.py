@@ -58,8 +58,10 @@ def update_index(store: OnlineStore, index: VectorIndex, space: EmbeddingSpace) 
 def _drain(indexer: Indexer, phase: str, most: int) -> IndexCounts:
     total = IndexCounts()
     with Progress(phase, most, lambda: total.upserted + total.deleted):
-        while True:
+        # Bounded, because live writers may mark as fast as this clears.
+        for _ in range(2 + 2 * most // _LIMIT):
             counts = indexer.run_once(limit=_LIMIT)
             if not (counts.upserted or counts.deleted):
-                return total
+                break
             total += counts
+    return total
