@@ -23,7 +23,7 @@ from jobs._index import index_space
 from jobs._load import load_everywhere
 from jobs._progress import Progress
 from jobs._rejects import Rejected, RejectFile, summary
-from jobs._spark import arrow_ddl, default_partitions, drain, effective_master, require_reachable, spark_session
+from jobs._spark import arrow_ddl, default_partitions, drain, effective_master, require_reachable, spark_session, start_jvm
 from jobs._tables import InputTable, event_days
 from moontide.errors import Misconfigured
 from moontide.live import LiveSpace
@@ -92,6 +92,7 @@ class Backfill:
         catalog = open_catalog(choices.catalog, snapshot_us=snapshot)
         artifact = self._artifact()
         require_reachable(self._settings, effective_master(choices.master), index=choices.index)
+        start_jvm()
         if not choices.dry_run:
             self._check_stores()
         conf = {

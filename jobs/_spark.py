@@ -106,12 +106,15 @@ def effective_master(master: str | None) -> str:
     running = SparkSession.getActiveSession()
     if running is not None:
         return str(running.sparkContext.master)
-    _ensure_jvm()
+    start_jvm()
     return str(SparkConf().get("spark.master", "local[*]"))
 
 
-def _ensure_jvm() -> None:
-    """Attach to spark-submit's JVM, or start one."""
+def start_jvm() -> None:
+    """Attach to spark-submit's JVM, or start one; call it before any store is opened.
+
+    Starting one forks this process, and a fork beside gRPC's threads (the index client's) can kill the child.
+    """
     with tempfile.TemporaryDirectory(prefix="moontide-spark-") as scratch:
         SparkContext._ensure_initialized(conf=_quiet(Path(scratch)))
 
@@ -128,7 +131,7 @@ def _quiet(scratch: Path) -> SparkConf:
 
 
 def _start(app: str, master: str | None, conf: dict[str, str], scratch: Path) -> SparkSession:
-    _ensure_jvm()
+    start_jvm()
     chosen = effective_master(master)
     settings = {
         "spark.sql.adaptive.enabled": "false",

@@ -16,7 +16,16 @@ from jobs._frames import by_date, latest_offline
 from jobs._load import load_everywhere
 from jobs._progress import Progress
 from jobs._rejects import Rejected, RejectFile
-from jobs._spark import arrow_ddl, default_partitions, drain, effective_master, numbers, require_reachable, spark_session
+from jobs._spark import (
+    arrow_ddl,
+    default_partitions,
+    drain,
+    effective_master,
+    numbers,
+    require_reachable,
+    spark_session,
+    start_jvm,
+)
 from jobs._tables import InputTable, event_days, open_table
 from jobs._write import WRITTEN, WriteSequences
 from moontide import names, schemas
@@ -43,6 +52,7 @@ def _run(args: argparse.Namespace) -> Exit:
     table = open_table(args.behaviours, schemas.BEHAVIOURS, tuple(schemas.BEHAVIOURS.names), what="behaviours")
     require_reachable(settings, effective_master(args.master), index=False)
     now = now_us()
+    start_jvm()
     if not args.dry_run:
         online_store(settings).close()
     with spark_session("moontide user_sequences", args.master) as spark:
