@@ -119,8 +119,9 @@ def java() -> Finding:
 
 def shown(settings: Settings) -> Iterator[Finding]:
     """The settings in force; secrets as set or not set, URLs without user and password."""
+    derived = {"spaces_file": settings.spaces_path, "offline": settings.offline_root, "index_uri": settings.milvus_uri}
     for name in type(settings).model_fields:
-        yield Finding(Level.OK, f"MOONTIDE_{name.upper()}", _plain(getattr(settings, name)))
+        yield Finding(Level.OK, f"MOONTIDE_{name.upper()}", _plain(derived.get(name, getattr(settings, name))))
 
 
 def _plain(value: object) -> str:
@@ -130,7 +131,7 @@ def _plain(value: object) -> str:
             return "set" if secret else "not set"
         parts = urlsplit(secret)
         return f"{parts.scheme}://{'***@' if '@' in parts.netloc else ''}{parts.hostname}:{parts.port or ''}{parts.path}"
-    return "" if value is None else str(value)
+    return "none" if value in (None, ()) else str(value)
 
 
 def spaces(settings: Settings, loaded: list[LiveSpaces]) -> Iterator[Finding]:
