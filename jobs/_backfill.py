@@ -74,7 +74,7 @@ class Backfill:
 
     @property
     def _root(self) -> str:
-        return str(self._settings.offline_root)
+        return self._settings.offline_root
 
     def run(self) -> Exit:
         """All steps; everything that can be known to be wrong is found before the first write.

@@ -99,7 +99,7 @@ def _with_old(spark: SparkSession, rows: DataFrame, settings: Settings, view: Vi
 
 def _write(folded: DataFrame, settings: Settings, view: ViewSpec, total: int, now: int) -> int:
     done = folded.sparkSession.sparkContext.accumulator(0)
-    job = WriteSequences(str(settings.offline_root), view, now, done)
+    job = WriteSequences(settings.offline_root, view, now, done)
     with Progress("sequences", total, lambda: done.value):
         return sum(int(row.rows) for row in folded.mapInArrow(job, arrow_ddl(WRITTEN)).collect())
 

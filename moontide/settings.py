@@ -23,8 +23,8 @@ class Settings(BaseSettings):
         lmdb_sync: fsync each commit. Off, a power cut may lose the last writes, kill -9 does not.
         redis_url: ``redis://`` or ``rediss://`` URL, `redis_cluster` for a cluster.
         index_uri: Milvus: a path ending in ``.db`` for milvus-lite, or a server URI; default ``<home>/index.db``.
-        offline: root of the Parquet tables; default ``<home>/offline``.
-        sequence_length: behaviours kept per user (L).
+        offline: root of the Parquet tables, a folder or a URI (``s3://bucket/path``); default ``<home>/offline``.
+        sequence_length: behaviours kept per user (L); the same in every process, fixed by the first write of a sequence table.
     """
 
     model_config = SettingsConfigDict(env_prefix="MOONTIDE_", frozen=True, extra="forbid")
@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     redis_cluster: bool = False
     index_uri: str = ""
     index_token: SecretStr = SecretStr("")
-    offline: Path | None = None
+    offline: str | None = None
     sequence_length: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     image_schemes: tuple[str, ...] = ()
 
@@ -50,9 +50,9 @@ class Settings(BaseSettings):
         return self.spaces_file or self.home / "spaces.toml"
 
     @property
-    def offline_root(self) -> Path:
-        """Root folder of the offline Parquet tables."""
-        return self.offline or self.home / "offline"
+    def offline_root(self) -> str:
+        """Root of the offline Parquet tables: a folder or a URI."""
+        return self.offline or str(self.home / "offline")
 
     @property
     def lmdb_path(self) -> Path:

@@ -54,6 +54,8 @@ class OfflineTables:
         self, root: str | Path, *, clock: Callable[[], datetime] = utc_now, system: pafs.FileSystem | None = None
     ) -> None:
         self.tree = FileTree.at(root, system)
+        remote = "://" in str(root) and self.tree.local is None
+        self._shown = str(root).partition("?")[0].rstrip("/") if remote else self.tree.base
         self.clock = clock
 
     @staticmethod
@@ -66,7 +68,7 @@ class OfflineTables:
 
     def path(self, view: ViewSpec) -> str:
         """The folder Feast's ``FileSource(path=...)`` reads (duckdb, dask and Spark find the date partitions below it)."""
-        return f"{self.tree.base}/{self.folder(view)}"
+        return f"{self._shown}/{self.folder(view)}"
 
     def ensure(self, view: ViewSpec) -> str:
         """`path`, made readable by Feast: a table without a file gets an empty one that carries the schema."""
@@ -136,9 +138,7 @@ class OfflineTables:
                 if found.num_rows:
                     yield found.select(wanted)
 
-    def latest(
-        self, view: ViewSpec, ids: Sequence[str] | None = None, *, as_of: datetime | None = None
-    ) -> Iterator[pa.Table]:
+    def latest(self, view: ViewSpec, ids: Sequence[str] | None = None, *, as_of: datetime | None = None) -> Iterator[pa.Table]:
         """The latest row of each entity by write order, tombstones included, in tables of at most 64k rows, in no order.
 
         Args:

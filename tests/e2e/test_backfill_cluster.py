@@ -116,7 +116,7 @@ def test_the_zip_on_a_cluster_fills_redis_and_a_milvus_server(tmp_path, redis_ur
     assert f"encode {ROWS}" in done.stdout
     assert "Traceback" not in done.stderr
     settings = Settings(
-        home=driver, project="cluster", online="redis", redis_url=redis_url, index_uri=milvus, offline=shared / "offline"
+        home=driver, project="cluster", online="redis", redis_url=redis_url, index_uri=milvus, offline=str(shared / "offline")
     )
     space = load_spaces(settings.spaces_path).space("moon_v1")
     ids = [f"i{n:04d}" for n in range(ROWS)]
