@@ -149,7 +149,7 @@ def _reasons(raw: dict[str, pa.Array], rules: Rules) -> list[str | None]:
         (RowReason.NO_VERSION, _flags(pc.is_null(raw["version"]))),
         (RowReason.NO_EVENT_TIME, _flags(pc.is_null(raw["event"]))),
         (RowReason.EVENT_TIME_OUT_OF_RANGE, _flags(late)),
-        (RowReason.BAD_PRICE, live & _flags(pc.invert(pc.is_finite(raw["price"])))),
+        (RowReason.BAD_PRICE, live & _flags(pc.invert(pc.is_finite(raw["price"].cast(pa.float32(), safe=False))))),
         (RowReason.TITLE_TOO_LONG, live & _flags(pc.greater(pc.utf8_length(raw["title"]), rules.title_max_chars))),
         (RowReason.NO_CONTENT, live & _empty(raw)),
     ]
@@ -170,7 +170,7 @@ def _details(raw: dict[str, pa.Array], reasons: list[str | None], rules: Rules) 
         RowReason.EVENT_TIME_OUT_OF_RANGE: lambda n: (
             f"expected 0 to now + 5 min in microseconds ({rules.now_us + MAX_AHEAD_US}), got {raw['event'][n].as_py()}"
         ),
-        RowReason.BAD_PRICE: lambda n: f"expected a finite number or none, got {raw['price'][n].as_py()}",
+        RowReason.BAD_PRICE: lambda n: f"expected a finite float32 or none, got {raw['price'][n].as_py()}",
         RowReason.TITLE_TOO_LONG: lambda n: (
             f"expected at most {rules.title_max_chars} characters, got {len(raw['title'][n].as_py())}"
         ),

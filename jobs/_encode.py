@@ -23,7 +23,7 @@ from jobs._plan import Standing, Step, checked, first_steps, flags, integers, st
 from jobs._rows import feature_table, head_vectors, items_of
 from jobs._stub import StubEncoder
 from moontide.embeddings import Embeddings
-from moontide.records import embedding_rows
+from moontide.records import NO_CONTENT_HASH, embedding_rows
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.offline import OfflineTables
 from moontide.views import ViewSpec, embedding_view, item_features
@@ -165,7 +165,7 @@ def handle(job: EncodeJob, batch: pa.RecordBatch, sink: Sink, counts: Counter[st
         for chosen, found, encoded_at, texts in (
             (rows, vectors, job.now_us, hashes),
             (reused, head_vectors(job.space, old), integers(old["head_encoded_us"]), old["head_hash"].to_pylist()),
-            (gone, absent, job.now_us, None),
+            (gone, absent, job.now_us, [NO_CONTENT_HASH] * len(gone)),
         ):
             part = batch.take(pa.array(chosen))
             table = embedding_rows(
@@ -173,7 +173,7 @@ def handle(job: EncodeJob, batch: pa.RecordBatch, sink: Sink, counts: Counter[st
                 source_version=integers(part["source_version"]),
                 event_timestamp=at.event_us[chosen],
                 encoded_at=encoded_at,
-                content_known_at=integers(pc.fill_null(part["known_us"], job.now_us)),
+                content_known_at=_known_at(part, texts, job.now_us),
                 content_hash=texts,
                 deleted=flags(part["deleted"]),
             )
@@ -186,6 +186,12 @@ def handle(job: EncodeJob, batch: pa.RecordBatch, sink: Sink, counts: Counter[st
     places = batch.select(["source", "row", "item_id"]).to_pylist()
     found_bad = [(reason, None, *places[n].values(), detail) for n, (reason, detail) in sorted(why.items())]
     return _report(found_bad)
+
+
+def _known_at(part: pa.RecordBatch, hashes: Sequence[str], now_us: int) -> NDArray[np.int64]:
+    """(B,) microseconds: when this content first reached us; other content under the same version is new."""
+    same = pc.fill_null(pc.equal(part["known_hash"], pa.array(hashes, pa.string())), False)
+    return integers(pc.if_else(same, part["known_us"], now_us))
 
 
 def _check(

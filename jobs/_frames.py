@@ -27,7 +27,7 @@ from moontide.stores.offline_files import DataFile
 from moontide.views import ViewSpec, embedding_view, item_features
 
 _DAY_US: Final = 86_400_000_000
-_KNOWN: Final = (names.ITEM_ID, "source_version", "content_known_at")
+_KNOWN: Final = (names.ITEM_ID, "source_version", "content_known_at", "content_hash")
 #: Columns a join adds, under the names `jobs._encode` reads, with their Spark types.
 _HEAD_NAMES: Final = {
     "source_version": ("head_version", "long"),
@@ -66,15 +66,15 @@ class ReadCatalog:
 class ReadOffline:
     """`mapInArrow` over file numbers: columns of an offline table, times as microseconds."""
 
-    def __init__(self, root: str, files: Sequence[DataFile], columns: Sequence[str]) -> None:
-        self._root, self._files, self._columns = root, list(files), list(columns)
+    def __init__(self, root: str, files: Sequence[DataFile], columns: Sequence[str], own: ViewSpec | None) -> None:
+        self._root, self._files, self._columns, self._own = root, list(files), list(columns), own
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Read the files named in `batches`."""
         tables = OfflineTables(self._root)
         for batch in batches:
             for number in batch.column(0).to_pylist():
-                for found in read_file(tables, self._files[number], self._columns):
+                for found in read_file(tables, self._files[number], self._columns, own=self._own):
                     yield plain_times(found)
 
 
@@ -106,19 +106,24 @@ def catalog_frame(spark: SparkSession, table: InputTable, rules: Rules, *, batch
 
 
 def with_heads(spark: SparkSession, rows: DataFrame, tables: OfflineTables, root: str, space: EmbeddingSpace) -> DataFrame:
-    """`rows` with the head of each item's embedding, of its features, and when its version was first known in any space."""
-    embeddings, features = tables.folder(embedding_view(space)), tables.folder(item_features())
-    every = embeddings.rsplit("/", 1)[0]
-    for folder, renamed, schema in (
-        (embeddings, _HEAD_NAMES, schemas.ITEM_EMBEDDING),
-        (features, _FEATURE_NAMES, schemas.ITEM_FEATURES),
-    ):
-        found = _offline(spark, tables, root, folder, [names.ITEM_ID, *renamed], schema)
+    """`rows` with the head of each item's embedding, of its features, and the content its version was first known
+    with, in any space, and when.
+    """
+    for view, renamed in ((embedding_view(space), _HEAD_NAMES), (item_features(), _FEATURE_NAMES)):
+        found = _of_view(spark, tables, root, view, [names.ITEM_ID, *renamed])
         rows = _joined(rows, _latest(found), renamed)
+    every = tables.folder(embedding_view(space)).rsplit("/", 1)[0]
     known = _offline(spark, tables, root, every, _KNOWN, schemas.ITEM_EMBEDDING)
     if known is None:
-        return rows.withColumn("known_us", F.lit(None).cast("long"))
-    first = known.groupBy(F.col("item_id").alias("key"), "source_version").agg(F.min("content_known_at").alias("known_us"))
+        return rows.withColumns({"known_us": F.lit(None).cast("long"), "known_hash": F.lit(None).cast("string")})
+    earliest = F.min(F.struct("content_known_at", "content_hash")).alias("first")
+    first = known.groupBy(F.col("item_id").alias("key"), "source_version").agg(earliest)
+    first = first.select(
+        "key",
+        "source_version",
+        F.col("first.content_known_at").alias("known_us"),
+        F.col("first.content_hash").alias("known_hash"),
+    )
     return rows.join(first, ["key", "source_version"], "left")
 
 
@@ -134,7 +139,7 @@ def latest_offline(spark: SparkSession, settings: Settings, view: ViewSpec, colu
     """``key`` and ``head`` of each entity of an offline table: the highest row by `columns`, times in microseconds."""
     tables = OfflineTables(settings.offline_root)
     wanted = [view.entities[0], *columns]
-    return _latest(_offline(spark, tables, str(settings.offline_root), tables.folder(view), wanted, view.table))
+    return _latest(_of_view(spark, tables, settings.offline_root, view, wanted))
 
 
 def _latest(rows: DataFrame | None) -> DataFrame | None:
@@ -145,8 +150,19 @@ def _latest(rows: DataFrame | None) -> DataFrame | None:
     return rows.groupBy(F.col(entity).alias("key")).agg(F.max(F.struct(*columns)).alias("head"))
 
 
+def _of_view(spark: SparkSession, tables: OfflineTables, root: str, view: ViewSpec, columns: Iterable[str]) -> DataFrame | None:
+    """Columns of every row of a view's table, its files checked to be of the view's encoder; None where it has no file."""
+    return _offline(spark, tables, root, tables.folder(view), columns, view.table, own=view)
+
+
 def _offline(
-    spark: SparkSession, tables: OfflineTables, root: str, folder: str, columns: Iterable[str], schema: pa.Schema
+    spark: SparkSession,
+    tables: OfflineTables,
+    root: str,
+    folder: str,
+    columns: Iterable[str],
+    schema: pa.Schema,
+    own: ViewSpec | None = None,
 ) -> DataFrame | None:
     """Columns of every row of an offline table; None where it has no file."""
     files = tables.tree.files(folder)
@@ -155,7 +171,7 @@ def _offline(
     wanted = list(columns)
     fields = [schema.field(c) for c in wanted]
     plain = pa.schema([pa.field(f.name, pa.int64()) if pa.types.is_timestamp(f.type) else f for f in fields])
-    return numbers(spark, len(files)).mapInArrow(ReadOffline(root, files, wanted), arrow_ddl(plain))
+    return numbers(spark, len(files)).mapInArrow(ReadOffline(root, files, wanted, own), arrow_ddl(plain))
 
 
 def _joined(rows: DataFrame, heads: DataFrame | None, renamed: dict[str, tuple[str, str]]) -> DataFrame:

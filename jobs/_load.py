@@ -24,8 +24,9 @@ from moontide.settings import Settings
 from moontide.stores import online_store
 from moontide.stores.base import Heads, OnlineStore, Status
 from moontide.stores.offline import OfflineTables
-from moontide.stores.offline_files import DataFile
+from moontide.stores.offline_files import DataFile, metadata
 from moontide.stores.offline_keys import order_columns
+from moontide.stores.offline_rows import require_encoder
 from moontide.stores.record_views import orders
 from moontide.views import ViewKind, ViewSpec
 
@@ -59,7 +60,7 @@ def load_file(store: OnlineStore, tables: OfflineTables, view: ViewSpec, file: D
     # The float vector follows from codes and scale: reading it would double the bytes.
     columns = [c for c in view.table.names if c != "embedding"]
     at = 0
-    for batch in read_file(tables, file, columns):
+    for batch in read_file(tables, file, columns, own=view):
         chosen = wanted[at : at + len(batch)]
         at += len(batch)
         if chosen.any():
@@ -68,9 +69,17 @@ def load_file(store: OnlineStore, tables: OfflineTables, view: ViewSpec, file: D
     return total
 
 
-def read_file(tables: OfflineTables, file: DataFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Columns of a committed file, in the order asked for, in batches of at most 8,192 rows."""
+def read_file(
+    tables: OfflineTables, file: DataFile, columns: Sequence[str], *, own: ViewSpec | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Columns of a committed file, in the order asked for, in batches of at most 8,192 rows.
+
+    Raises:
+        SpaceMismatch: the file holds vectors of another encoder than the view `own` names.
+    """
     with tables.tree.open(file) as source:
+        if own is not None:
+            require_encoder(own, metadata(source), file.path)
         for batch in source.iter_batches(batch_size=_ROWS, columns=list(columns)):
             yield batch.select(list(columns))
 
@@ -171,7 +180,7 @@ def _wanted(store: OnlineStore, tables: OfflineTables, view: ViewSpec, file: Dat
     deleted = ["deleted"] if view.fenced else []
     version = ["sequence_version"] if view.kind is ViewKind.SEQUENCE else []
     columns = list(dict.fromkeys([*view.entities, *order_columns(view), *deleted, *version]))
-    for batch in read_file(tables, file, columns):
+    for batch in read_file(tables, file, columns, own=view):
         part = pa.Table.from_batches([batch])
         keys = [part[e].to_pylist() for e in view.entities]
         heads = store.heads(view, keys[0] if len(keys) == 1 else list(zip(*keys, strict=True)))

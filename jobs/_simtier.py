@@ -23,6 +23,7 @@ from moontide.simtier import SimTierSpec
 from moontide.spaces import EmbeddingSpace
 from moontide.stores import online_store
 from moontide.stores.base import OnlineStore
+from moontide.stores.kv import Clock, wall_clock
 from moontide.stores.offline import OfflineTables
 from moontide.views import simtier_view
 
@@ -43,20 +44,20 @@ class TierJob:
         settings: the site; its online store is read and written.
         spec: names the view.
         space: the spec's space.
-        now_us: `computed_at`.
+        clock: `computed_at` of each chunk.
     """
 
     settings: Settings
     spec: SimTierSpec
     space: EmbeddingSpace
-    now_us: int
+    clock: Clock = wall_clock
 
     def run(self, chunks: Iterable[Chunk], *, writer: str) -> Iterator[int]:
         """Compute each chunk and store it offline and online; yields pairs stored, as they are."""
         sink = TierSink(self, OfflineTables(self.settings.offline_root), writer)
         with closing(online_store(self.settings)) as store:
             for chunk in chunks:
-                yield sink.add(compute_tiers(store, self.space, self.spec, chunk, now_us=self.now_us), store)
+                yield sink.add(compute_tiers(store, self.space, self.spec, chunk, clock=self.clock), store)
             sink.flush(store)
 
 

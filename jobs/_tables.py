@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -103,17 +104,31 @@ def event_days(table: InputTable) -> int:
     if names.EVENT_TIMESTAMP not in table.columns:
         return 1
     system, _ = file_system(table.uri)
-    first: list[Any] = []
-    last: list[Any] = []
+    first: list[datetime] = []
+    last: list[datetime] = []
     for path in table.files:
         with pq.ParquetFile(system.open_input_file(path)) as source:
             at = source.schema_arrow.get_field_index(names.EVENT_TIMESTAMP)
             for group in range(source.metadata.num_row_groups):
-                found = source.metadata.row_group(group).column(at).statistics
-                if found is not None and found.has_min_max:
-                    first.append(found.min)
-                    last.append(found.max)
+                bounds = _bounds(source.metadata.row_group(group).column(at).statistics)
+                if bounds is not None:
+                    first.append(bounds[0])
+                    last.append(bounds[1])
     return (max(last) - min(first)).days + 1 if first else 1
+
+
+def _bounds(found: pq.Statistics | None) -> tuple[datetime, datetime] | None:
+    """First and last time by a row group's statistics, a naive one as UTC; None where they say no date."""
+    try:
+        if found is None or not found.has_min_max:
+            return None
+        first, last = found.min, found.max
+    except (OverflowError, ValueError, pa.ArrowInvalid):
+        # A time outside the calendar; its row is rejected when it is read.
+        return None
+    if not (isinstance(first, datetime) and isinstance(last, datetime)):
+        return None
+    return (first if first.tzinfo else first.replace(tzinfo=UTC)), (last if last.tzinfo else last.replace(tzinfo=UTC))
 
 
 def column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
@@ -140,6 +155,10 @@ def column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
 def bad_text(values: pa.Array) -> NDArray[np.bool_]:
     """(B,) bool: strings that are not UTF-8; Parquet does not promise that they are."""
     bad = np.zeros(len(values), np.bool_)
+    if pa.types.is_dictionary(values.type):
+        words = bad_text(values.dictionary)
+        at = pc.fill_null(values.indices, 0).to_numpy(zero_copy_only=False)
+        return words[at] & values.is_valid().to_numpy(zero_copy_only=False) if len(words) else bad
     try:
         values.validate(full=True)
     except pa.ArrowInvalid:
@@ -153,7 +172,12 @@ def bad_text(values: pa.Array) -> NDArray[np.bool_]:
 
 
 def _whole(values: pa.Array) -> pa.Array:
-    """Floating numbers that are no integers as null."""
+    """Numbers that are no int64 as null."""
+    if pa.types.is_uint64(values.type):
+        return pc.if_else(pc.less(values, pa.scalar(2**63, pa.uint64())), values, pa.scalar(None, values.type))
+    if pa.types.is_decimal(values.type):
+        whole = [v is not None and v == v.to_integral_value() and abs(v) < 2**63 for v in values.to_pylist()]
+        return pa.array([int(v) if ok else None for v, ok in zip(values.to_pylist(), whole, strict=True)], pa.int64())
     if not pa.types.is_floating(values.type):
         return values
     whole = pc.and_(pc.is_finite(values), pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**63)))

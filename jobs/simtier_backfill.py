@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from jobs._cli import Exit, add_spark_flags, now_us, parser, run, say, site
+from jobs._cli import Exit, add_spark_flags, parser, run, say, site
 from jobs._progress import Progress
 from jobs._rejects import RejectFile
 from jobs._simtier import (
@@ -68,11 +68,11 @@ def _run(args: argparse.Namespace) -> Exit:
     settings, live = site(args.home)
     spec = live.simtier(args.spec)
     wanted = _wanted(args)
-    job = TierJob(settings, spec, live.space(spec.space_id), now_us())
+    job = TierJob(settings, spec, live.space(spec.space_id))
     on_spark = settings.online == "redis" and wanted.candidates is None
     if on_spark or args.master is not None:
         require_reachable(settings, effective_master(args.master), index=False)
-    rejected = _reject(wanted, args.rejects or settings.home / "rejects" / "simtier.parquet", job.now_us, dry=args.dry_run)
+    rejected = _reject(wanted, args.rejects or settings.home / "rejects" / "simtier.parquet", job.clock(), dry=args.dry_run)
     if args.dry_run:
         say(f"{spec.view}: would compute {wanted.pairs:,} pairs, {rejected:,} input rows rejected")
     else:
@@ -85,7 +85,7 @@ def _run(args: argparse.Namespace) -> Exit:
 def _require_space(job: TierJob, wanted: Wanted) -> None:
     """Fail before anything is written where the store holds another space."""
     with closing(online_store(job.settings)) as store:
-        compute_tiers(store, job.space, job.spec, next(iter(wanted.chunks()), {}), now_us=job.now_us)
+        compute_tiers(store, job.space, job.spec, next(iter(wanted.chunks()), {}), clock=job.clock)
 
 
 def _wanted(args: argparse.Namespace) -> Wanted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,7 @@ def compute_tiers(
     spec: SimTierSpec,
     candidates: Mapping[str, Sequence[str]],
     *,
-    now_us: int,
+    clock: Callable[[], int],
 ) -> pa.Table:
     """Tiers to be stored ahead, for each user's candidate list.
 
@@ -66,7 +66,8 @@ def compute_tiers(
         space: space of `spec`.
         spec: names the view the rows belong to.
         candidates: user id -> item ids; bounded by the caller (a few thousand pairs a call).
-        now_us: `computed_at`, microseconds UTC: the rows are right as of it.
+        clock: microseconds UTC; read once, after everything the rows are made from, so that a row never holds what came after its
+            `computed_at` and a point-in-time join on it sees no future.
 
     Returns:
         One row of `schemas.USER_ITEM_SIMTIER` per (user, item), users and items in the order given.
@@ -76,6 +77,7 @@ def compute_tiers(
     histories = [s.item_ids[-spec.length :] for s in sequences]
     needed = sorted({i for h in histories for i in h} | {i for items in candidates.values() for i in items})
     vectors, orders = read_with_orders(store, space, needed)
+    now_us = clock()
     row = {item: n for n, item in enumerate(needed)}
     parts = []
     for user, sequence, seen in zip(users, sequences, histories, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,8 @@ from moontide.order import HASH_BYTES
 from moontide.spaces import EmbeddingSpace
 
 Micros = int | NDArray[np.int64]
+#: Content hash of a row that has no content: a tombstone.
+NO_CONTENT_HASH: Final = "0" * 2 * HASH_BYTES
 
 
 def embedding_rows(
@@ -51,7 +54,7 @@ def embedding_rows(
         "event_timestamp": _times(event_timestamp, rows),
         "encoded_at": _times(encoded_at, rows),
         "content_known_at": _times(content_known_at, rows),
-        "content_hash": pa.array(["0" * 2 * HASH_BYTES] * rows if content_hash is None else content_hash, pa.string()),
+        "content_hash": pa.array([NO_CONTENT_HASH] * rows if content_hash is None else content_hash, pa.string()),
         "deleted": pa.array(gone),
         "codes": binary_rows(embeddings.codes),
         "scale": pa.array(embeddings.scale),

@@ -15,7 +15,7 @@ from moontide.stores import online_store
 
 pytestmark = pytest.mark.parity
 SPACE = EmbeddingSpace("moon", 1, 16)
-NOW = 1_800_000_000_000_000
+NOW = 1_700_000_000_000_000
 
 
 @pytest.fixture(params=["memory", "lmdb", "redis"])
@@ -57,7 +57,7 @@ def test_ahead_served_and_defined_are_the_same(store, rule):
     ids = fill(store, rng)
     spec = SimTierSpec("moon_v1", 20, 25, self_match=rule)
     lists = {f"u{u}": [*rng.choice(ids, 6, replace=False), "unknown-3"] for u in range(5)}
-    rows = compute_tiers(store, SPACE, spec, lists, now_us=NOW)
+    rows = compute_tiers(store, SPACE, spec, lists, clock=lambda: NOW)
     assert rows.schema == schemas.USER_ITEM_SIMTIER and rows.num_rows == 35
     at = 0
     for user, items in lists.items():
@@ -78,7 +78,7 @@ def test_the_stored_row_comes_back_as_it_was_written(store):
     ids = fill(store, rng)
     spec = SimTierSpec("moon_v1", 10, 25)
     view = views.simtier_view(spec)
-    rows = compute_tiers(store, SPACE, spec, {"u0": ids[:3], "u1": ids[3:4]}, now_us=NOW)
+    rows = compute_tiers(store, SPACE, spec, {"u0": ids[:3], "u1": ids[3:4]}, clock=lambda: NOW)
     store.write_rows(view, rows)
     keys = list(zip(rows.column("user_id").to_pylist(), rows.column("item_id").to_pylist(), strict=True))
     back = store.read_records(view, keys)
@@ -89,18 +89,18 @@ def test_a_changed_history_vector_changes_the_digest_and_not_the_sequence_versio
     ids = fill(store, np.random.default_rng(9))
     spec = SimTierSpec("moon_v1", 20, 50)
     users = {f"u{u}": ids[:2] for u in range(4)}
-    before = compute_tiers(store, SPACE, spec, users, now_us=NOW)
+    before = compute_tiers(store, SPACE, spec, users, clock=lambda: NOW)
     vectors = Embeddings.from_float(SPACE, np.ones((len(ids), 16), np.float32), ids=ids)
     newer = embedding_rows(vectors, source_version=2, event_timestamp=NOW + 1, encoded_at=NOW, content_known_at=NOW)
     store.write_rows(views.embedding_view(SPACE), newer)
-    after = compute_tiers(store, SPACE, spec, users, now_us=NOW)
+    after = compute_tiers(store, SPACE, spec, users, clock=lambda: NOW)
     assert before.column("sequence_version") == after.column("sequence_version")
     assert before.column("history_digest") != after.column("history_digest")
 
 
 def test_nobody_asked_is_no_row(store):
-    assert compute_tiers(store, SPACE, SimTierSpec("moon_v1"), {}, now_us=NOW).num_rows == 0
-    assert compute_tiers(store, SPACE, SimTierSpec("moon_v1"), {"u": []}, now_us=NOW).num_rows == 0
+    assert compute_tiers(store, SPACE, SimTierSpec("moon_v1"), {}, clock=lambda: NOW).num_rows == 0
+    assert compute_tiers(store, SPACE, SimTierSpec("moon_v1"), {"u": []}, clock=lambda: NOW).num_rows == 0
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -111,5 +111,27 @@ def test_any_catalog_any_history(tmp_path, seed):
     ids = fill(opened, rng, items=int(rng.integers(1, 12)), users=2)
     spec = SimTierSpec("moon_v1", int(rng.choice([2, 10, 20])), int(rng.integers(1, 30)))
     served = request_tiers(opened, SPACE, spec, "u0", ids)
-    ahead = compute_tiers(opened, SPACE, spec, {"u0": ids}, now_us=NOW)
+    ahead = compute_tiers(opened, SPACE, spec, {"u0": ids}, clock=lambda: NOW)
     assert ahead.column("counts").to_pylist() == served.tiers.counts.tolist()
+
+
+def test_rows_are_stamped_after_everything_they_were_made_from(store):
+    ids = fill(store, np.random.default_rng(10))
+    reads = []
+
+    class Watched:
+        def __getattr__(self, name):
+            def call(*args, **kwargs):
+                reads.append(name)
+                return getattr(store, name)(*args, **kwargs)
+
+            return call
+
+    def clock():
+        reads.append("clock")
+        return NOW + 5
+
+    rows = compute_tiers(Watched(), SPACE, SimTierSpec("moon_v1"), {"u0": ids[:2], "u1": ids[:1]}, clock=clock)
+    assert reads[-1] == "clock"
+    assert reads.count("clock") == 1
+    assert set(rows.column("computed_at").cast(pa.int64()).to_pylist()) == {NOW + 5}

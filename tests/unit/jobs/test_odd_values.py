@@ -1,0 +1,82 @@
+"""Values no file should hold, and files that hold them: the row is rejected, never the run."""
+
+import decimal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs._catalog import Rules, check, open_catalog, read_catalog
+from jobs._encode import _known_at
+from jobs._tables import bad_text, event_days
+from moontide import schemas
+
+pytestmark = pytest.mark.unit
+NOW = 1_700_000_000_000_000
+RULES = Rules(now_us=NOW, title_max_chars=100)
+
+
+def row(**changed):
+    values = {
+        "item_id": pa.array(["a"]),
+        "title": pa.array(["t"]),
+        "price": pa.array([1.0]),
+        "source_version": pa.array([1], pa.int64()),
+        "event_timestamp": pa.array([NOW], schemas.TIMESTAMP),
+    }
+    values.update(changed)
+    return pa.RecordBatch.from_arrays(list(values.values()), names=list(values))
+
+
+def reason(batch):
+    return check(batch, RULES, source=0, first_row=0)["reason"].to_pylist()
+
+
+def test_a_price_that_float32_cannot_hold():
+    assert reason(row(price=pa.array([1e39]))) == ["bad_price"]
+    assert reason(row(price=pa.array([3e38]))) == [None]
+    assert reason(row(price=pa.array([None], pa.float64()))) == [None]
+
+
+@pytest.mark.parametrize(
+    "version",
+    [pa.array([2**63], pa.uint64()), pa.array([decimal.Decimal("1.5")]), pa.array([1.5]), pa.array([decimal.Decimal(2**70)])],
+)
+def test_a_version_that_int64_cannot_hold(version):
+    assert reason(row(source_version=version)) == ["no_version"]
+
+
+@pytest.mark.parametrize("version", [pa.array([7], pa.uint64()), pa.array([decimal.Decimal("7")]), pa.array([7.0])])
+def test_a_version_of_another_type_that_int64_can_hold(version):
+    assert check(row(source_version=version), RULES, source=0, first_row=0)["source_version"].to_pylist() == [7]
+
+
+def test_words_of_a_dictionary_that_are_no_text():
+    raw = pa.array([b"fine", b"\xff\xfe"], pa.binary())
+    words = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    titles = pa.DictionaryArray.from_arrays(pa.array([1, 0, None, 1], pa.int32()), words)
+    assert bad_text(titles).tolist() == [True, False, False, True]
+    batch = row(title=pa.DictionaryArray.from_arrays(pa.array([1], pa.int32()), words))
+    assert reason(batch) == ["bad_text"]
+
+
+def test_times_outside_the_calendar_and_of_two_kinds(tmp_path):
+    good = row()
+    pq.write_table(pa.Table.from_batches([good]), tmp_path / "a.parquet")
+    wild = row(event_timestamp=pa.array([2**62], pa.timestamp("us", tz="UTC")))
+    pq.write_table(pa.Table.from_batches([wild]), tmp_path / "b.parquet")
+    naive = row(event_timestamp=pa.array([NOW + 86_400_000_000], pa.timestamp("us")))
+    pq.write_table(pa.Table.from_batches([naive]), tmp_path / "c.parquet")
+    table = open_catalog(str(tmp_path), snapshot_us=None)
+    assert event_days(table) == 2
+    found = [b["reason"].to_pylist() for n in range(3) for b in read_catalog(table, n, RULES, batch_rows=10)]
+    assert found == [[None], ["event_time_out_of_range"], ["event_time_out_of_range"]]
+
+
+def test_only_content_that_was_known_keeps_the_time_it_was_known():
+    part = pa.RecordBatch.from_arrays(
+        [pa.array(["h1", "h1", None]), pa.array([100, 100, None], pa.int64())], names=["known_hash", "known_us"]
+    )
+    assert np.array_equal(_known_at(part, ["h1", "h2", "h3"], 900), [100, 900, 900])
+    assert len(_known_at(part.slice(0, 0), [], 900)) == 0
