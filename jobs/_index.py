@@ -44,6 +44,8 @@ def _once(settings: Settings, space: EmbeddingSpace) -> IndexCounts:
 def update_index(store: OnlineStore, index: VectorIndex, space: EmbeddingSpace) -> IndexCounts:
     """Index what is marked, compare both stores whole, and index what that found.
 
+    The first space of a family becomes the one its alias names; after that only a space switch moves the alias.
+
     Raises:
         Transient: a store failed; run again.
     """
@@ -52,6 +54,8 @@ def update_index(store: OnlineStore, index: VectorIndex, space: EmbeddingSpace) 
     found = indexer.repair()
     if found.marked:
         total += _drain(indexer, "index repair", found.marked)
+    if index.resolve_alias(space.name) is None:
+        index.point_alias(space)
     return total
 
 
