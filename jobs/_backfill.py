@@ -16,7 +16,7 @@ from pyspark.storagelevel import StorageLevel
 from encoders.artifact import Artifact, load_artifact
 from encoders.item import TITLE_MAX_CHARS
 from jobs._catalog import Rules, open_catalog
-from jobs._cli import MAX_AHEAD_US, Exit, complain, say
+from jobs._cli import Exit, complain, say
 from jobs._encode import REPORT, EncodeJob, EncodePartitions
 from jobs._frames import by_date, catalog_frame, with_heads
 from jobs._index import index_space
@@ -27,6 +27,7 @@ from jobs._spark import arrow_ddl, default_partitions, drain, effective_master, 
 from jobs._tables import InputTable, event_days
 from moontide.errors import Misconfigured
 from moontide.live import LiveSpace
+from moontide.order import MAX_AHEAD_US
 from moontide.settings import Settings
 from moontide.spaces import EmbeddingSpace, require_same_space
 from moontide.stores import online_store, vector_index

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs._cli import MAX_AHEAD_US
 from jobs._rejects import RowReason
 from jobs._tables import InputTable, bad_text, column, read_unit
 from moontide import names, schemas
+from moontide.order import MAX_AHEAD_US
 from moontide.sequences import Behaviour, BehaviourSequence
 
 ACTION_MAX_CHARS: Final = 64

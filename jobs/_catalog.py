@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs._cli import MAX_AHEAD_US
 from jobs._rejects import RowReason
 from jobs._tables import InputTable, bad_text, column, open_table, read_unit
 from moontide import names, schemas
 from moontide.errors import Misconfigured
+from moontide.order import MAX_AHEAD_US
 
 #: What `read_catalog` yields. `key` is the item id of a good row and unique for a rejected one (which has a `reason`).
 ROWS: Final = pa.schema(

@@ -21,8 +21,6 @@ _EPILOG: Final = (
     "exit codes: 0 done; 1 failed, one line on stderr says why; 2 wrong use; 3 done, some rows rejected. "
     "Stores and folders come from the environment (MOONTIDE_HOME, MOONTIDE_ONLINE, ...; see docs/reference/jobs.md)."
 )
-#: Event times further ahead than this are nonsense, not news (microseconds).
-MAX_AHEAD_US: Final = 5 * 60 * 1_000_000
 
 
 class Exit(IntEnum):

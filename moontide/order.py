@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 HASH_BYTES: Final = 16
 KEY_BYTES: Final = 8 * 3 + HASH_BYTES
+#: Event times further ahead of the clock than this are nonsense, not news, and are refused (microseconds).
+MAX_AHEAD_US: Final = 5 * 60 * 1_000_000
 _SIGN: Final = 1 << 63
 _PACK = struct.Struct(f">QQQ{HASH_BYTES}s")
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from moontide import names, schemas
 from moontide.errors import Misconfigured
+from moontide.order import MAX_AHEAD_US
 from moontide.simtier import SimTierSpec
 from moontide.spaces import EmbeddingSpace
 
@@ -41,6 +42,7 @@ class ViewSpec:
         fenced: `source_version` and `deleted` are declared fields and order the writes.
         ttl: age of `event_timestamp` after which a read returns no value; None: never.
         space: the whole identity of an embedding view's vectors (its name carries only the id); None for other kinds.
+        max_ahead_us: microseconds an event time may lie ahead of the store's clock before its row is poison; None: any.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ViewSpec:
     fenced: bool
     ttl: timedelta | None = None
     space: EmbeddingSpace | None = None
+    max_ahead_us: int | None = MAX_AHEAD_US
 
     @property
     def fields(self) -> tuple[pa.Field, ...]:

@@ -85,8 +85,10 @@ class OnlineStore(Protocol):
         two rows for one entity in one call the higher order wins.
 
         Raises:
-            Misconfigured: columns missing, or rows of another space. Nothing was written.
-            Poison: an invalid id or a null `source_version`. Nothing was written.
+            SpaceMismatch: rows of another space, or a view whose first writer was of another encoder or dim. Nothing was written.
+            Misconfigured: columns missing, or a sequence view whose first writer kept another length. Nothing was written; where
+                the store is full, part of the rows may be (writing them again is safe).
+            Poison: an invalid id, a null `source_version`, or a time beyond now + 5 min. Nothing was written.
             Transient: the store did not answer; part of the rows may have been written (writing them again is safe).
         """
 
@@ -125,7 +127,10 @@ class OnlineStore(Protocol):
         """Remove records for good, with no tombstone (any version is accepted after it); returns how many there were."""
 
     def drop_view(self, view: ViewSpec) -> int:
-        """Remove every record and mark of a view; returns how many records."""
+        """Remove every record and mark of a view, and what its first writer fixed (space, length); returns how many records.
+
+        Restart the processes that wrote to it before another encoder or length does: each checks once.
+        """
 
     def count(self, view: ViewSpec) -> int:
         """Records of a view, tombstones included."""

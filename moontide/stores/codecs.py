@@ -7,11 +7,11 @@ from typing import Final
 import pyarrow as pa
 
 from moontide import views
-from moontide.errors import Misconfigured
+from moontide.errors import Misconfigured, SpaceMismatch
 from moontide.order import KEY_BYTES
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.kv import KeyValue
-from moontide.stores.record_embedding import EmbeddingCodec
+from moontide.stores.record_embedding import EmbeddingCodec, space_identity
 from moontide.stores.record_sequence import SequenceCodec
 from moontide.stores.record_views import ColumnsCodec
 from moontide.views import ViewKind, ViewSpec
@@ -19,24 +19,35 @@ from moontide.views import ViewKind, ViewSpec
 AnyCodec = EmbeddingCodec | ColumnsCodec | SequenceCodec
 
 _SCHEMAS: Final = "\x01schemas"
+_CLAIMS: Final = "\x01claims"
 
 
 class Codecs:
-    """One codec per view. A schema is registered in the engine before its first record, so that records outlive a change of it.
+    """One codec per view, and what the engine keeps beside the records.
+
+    A schema is registered before its first record, so that records outlive a change of it. The first writer of an embedding or
+    sequence table claims it for its space or its length; `drop_view` ends the claim.
+
+    Args:
+        kv: the engine.
+        project: first part of every key.
+        sequence_length: behaviours kept per user (L).
 
     Raises:
         Misconfigured: a project name that cannot start a key.
     """
 
-    def __init__(self, kv: KeyValue, project: str) -> None:
+    def __init__(self, kv: KeyValue, project: str, sequence_length: int) -> None:
         if not project or "\0" in project:
             raise Misconfigured(f"project: expected a name without NUL, got {project!r}")
         self._kv = kv
         self._project = project
+        self._length = sequence_length
         self._codecs: dict[ViewSpec, AnyCodec] = {}
         self._spaces: dict[EmbeddingSpace, tuple[ViewSpec, EmbeddingCodec]] = {}
         self._registered: set[int] = set()
-        self._schemas = self._key(_SCHEMAS)
+        self._claimed: dict[str, bytes] = {}
+        self._schemas, self._claims = self._key(_SCHEMAS), self._key(_CLAIMS)
 
     def table(self, view: ViewSpec) -> bytes:
         """The engine's table of a view."""
@@ -68,8 +79,50 @@ class Codecs:
             raise Misconfigured(f"view {view.name}: expected a sequence view, got one of kind {view.kind}")
         return codec
 
-    def register(self, codec: ColumnsCodec) -> None:
-        """Store the schema under its tag, once per process."""
+    def admit(self, view: ViewSpec, codec: AnyCodec) -> None:
+        """Before a write: register the schema, or claim the table; once per process.
+
+        Raises:
+            SpaceMismatch: the table was claimed for vectors of another encoder or dim.
+            Misconfigured: the table was claimed for sequences of another length.
+        """
+        if isinstance(codec, ColumnsCodec):
+            self._register(codec)
+        elif isinstance(codec, EmbeddingCodec):
+            claimed = self._claim(view, space_identity(codec.space))
+            if claimed is not None:
+                raise SpaceMismatch(
+                    f"view {view.name}: expected writes of {claimed}, got {space_identity(codec.space)}; "
+                    "give the new encoder a new space version, or drop the view and backfill it"
+                )
+        else:
+            claimed = self._claim(view, str(self._length))
+            if claimed is not None:
+                raise Misconfigured(
+                    f"view {view.name}: expected sequences of the last {claimed} behaviours, got a process that keeps "
+                    f"{self._length}; set MOONTIDE_SEQUENCE_LENGTH={claimed}, or drop the view and load it again"
+                )
+
+    def release(self, view: ViewSpec) -> None:
+        """End the claim on a table that holds no records any more."""
+        self._kv.remove(self._claims, [view.name.encode()], mark=False)
+        self._claimed.pop(view.name, None)
+
+    def _claim(self, view: ViewSpec, wanted: str) -> str | None:
+        """The claim that stands where it is another one than `wanted`."""
+        key, packed = view.name.encode(), wanted.encode()
+        if self._claimed.get(view.name) == packed:
+            return None
+        stored = b""
+        while not stored:  # gone again: dropped at this moment
+            self._kv.put(self._claims, [key], [bytes(KEY_BYTES) + packed], mark=False)
+            (stored,) = self._kv.get(self._claims, [key], b"")
+        if stored[KEY_BYTES:] != packed:
+            return stored[KEY_BYTES:].decode()
+        self._claimed[view.name] = packed
+        return None
+
+    def _register(self, codec: ColumnsCodec) -> None:
         tag = codec.layout.tag
         if tag not in self._registered:
             record = bytes(KEY_BYTES) + codec.layout.schema.serialize().to_pybytes()

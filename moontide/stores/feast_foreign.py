@@ -46,7 +46,12 @@ class ForeignView:
     def of(cls, project: str, name: str, ttl: timedelta | None) -> ForeignView:
         """The view `name` of a Feast project."""
         full = f"feast:{project}:{name}"
-        return cls(ViewSpec(full, ViewKind.COLUMNS, ("entity_key",), _FOREIGN, created="created", fenced=False, ttl=ttl))
+        # Feast itself takes any event time.
+        return cls(
+            ViewSpec(
+                full, ViewKind.COLUMNS, ("entity_key",), _FOREIGN, created="created", fenced=False, ttl=ttl, max_ahead_us=None
+            )
+        )
 
     def ids(self, entity_keys: Sequence[Any]) -> list[EntityId | None]:
         """See `BoundView.ids`; every key has an id."""

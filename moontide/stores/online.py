@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moontide import names
 from moontide.embeddings import Embeddings
+from moontide.errors import Poison
 from moontide.order import Outcome, unbiased
 from moontide.schemas import TIMESTAMP
 from moontide.sequences import Behaviour, BehaviourSequence
@@ -25,7 +26,6 @@ from moontide.stores.record import DELETED, STORED, Records
 from moontide.stores.record_embedding import EmbeddingCodec
 from moontide.stores.record_sequence import SequenceCodec
 from moontide.stores.record_views import (
-    ColumnsCodec,
     entity_columns,
     entity_of,
     head_column,
@@ -43,14 +43,14 @@ class PackedOnlineStore:
         kv: the engine; closed with this store.
         project: first part of every key; projects do not see each other.
         clock: microseconds since the epoch; decides what has expired.
-        sequence_length: behaviours kept per user (L).
+        sequence_length: behaviours kept per user (L); a table keeps the L of its first writer, and refuses another.
     """
 
     def __init__(self, kv: KeyValue, *, project: str, clock: Clock, sequence_length: int) -> None:
         self._kv = kv
         self._clock = clock
         self._length = sequence_length
-        self._codecs = Codecs(kv, project)
+        self._codecs = Codecs(kv, project, sequence_length)
 
     def write_rows(self, view: ViewSpec, rows: pa.Table) -> WriteCounts:
         """See `OnlineStore.write_rows`.
@@ -64,9 +64,11 @@ class PackedOnlineStore:
             return _counts(self._merge(view, codec, rows))
         keys = keys_of(view, rows)
         order, deleted = orders(view, rows)
+        self._require_past(view, unbiased(order["event_timestamp"]), names.EVENT_TIMESTAMP)
         records = codec.pack(rows, order, deleted)
-        if isinstance(codec, ColumnsCodec):
-            self._codecs.register(codec)
+        if not keys:
+            return WriteCounts()
+        self._codecs.admit(view, codec)
         return _counts(self._kv.put(self._codecs.table(view), keys, records, mark=view.kind is ViewKind.EMBEDDING))
 
     def read_embeddings(self, space: EmbeddingSpace, ids: Sequence[str]) -> Embeddings:
@@ -157,7 +159,9 @@ class PackedOnlineStore:
 
     def drop_view(self, view: ViewSpec) -> int:
         """See `OnlineStore.drop_view`."""
-        return self._kv.drop(self._codecs.table(view))
+        found = self._kv.drop(self._codecs.table(view))
+        self._codecs.release(view)
+        return found
 
     def count(self, view: ViewSpec) -> int:
         """See `OnlineStore.count`; walks the keys of the view."""
@@ -189,12 +193,27 @@ class PackedOnlineStore:
         status[(flags & STORED) == 0] = Status.ABSENT
         return status
 
+    def _require_past(self, view: ViewSpec, times: NDArray[np.int64], what: str) -> None:
+        """A time ahead of the clock would win over everything written until then, so none is let in."""
+        if view.max_ahead_us is None or not len(times):
+            return
+        latest = self._clock() + view.max_ahead_us
+        if int(times.max()) > latest:
+            raise Poison(
+                f"view {view.name}: {what}: expected times up to now + {view.max_ahead_us // 1_000_000} s ({latest} us), "
+                f"got {int(times.max())}; correct the clock or unit at the source (nothing was written)"
+            )
+
     def _merge(self, view: ViewSpec, codec: SequenceCodec, rows: pa.Table) -> Outcomes:
         keys, behaviours = keys_of(view, rows), codec.behaviours(rows)
         together: dict[bytes, set[Behaviour]] = {}
         for key, some in zip(keys, behaviours, strict=True):
             together.setdefault(key, set()).update(some)
         users, news = list(together), list(together.values())
+        times = np.fromiter((b.time for some in news for b in some), np.int64)
+        self._require_past(view, times, "times")
+        if users:
+            self._codecs.admit(view, codec)
         length = self._length
 
         def combine(row: int, stored: bytes) -> bytes:

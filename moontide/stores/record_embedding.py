@@ -26,9 +26,9 @@ _EMBEDDING = pa.field("embedding", FLOATS)
 _SPACE = pa.field("space", pa.string())
 
 
-def space_tag(space: EmbeddingSpace) -> int:
-    """Names everything that makes two vectors comparable, the encoder's digest included."""
-    return tag_of(f"{space.stored_id}|{space.dim}|{space.codec}|{space.metric}|{space.encoder_digest}")
+def space_identity(space: EmbeddingSpace) -> str:
+    """Everything that makes two vectors comparable, the encoder's digest included."""
+    return f"{space.stored_id}|{space.dim}|{space.codec}|{space.metric}|{space.encoder_digest}"
 
 
 class EmbeddingCodec:
@@ -47,7 +47,7 @@ class EmbeddingCodec:
         self._view = view
         codes = pa.field("codes", pa.binary(self.space.dim))
         fields = [_KNOWN_AT, _SCALE, pa.field("inv_norm", pa.float32()), codes]
-        self.layout = Layout(pa.schema(fields), tag=space_tag(self.space))
+        self.layout = Layout(pa.schema(fields), tag=tag_of(space_identity(self.space)))
 
     def pack(self, rows: pa.Table, orders: NDArray[Any], deleted: NDArray[np.bool_]) -> list[bytes]:
         """See `Codec.pack`.

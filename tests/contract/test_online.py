@@ -8,8 +8,10 @@ import pytest
 
 from moontide import Embeddings, EmbeddingSpace, schemas, views
 from moontide.errors import Misconfigured, Poison, SpaceMismatch
+from moontide.order import MAX_AHEAD_US
 from moontide.records import embedding_rows
 from moontide.schemas import TIMESTAMP
+from moontide.simtier import SimTierSpec
 from moontide.stores.base import Status, WriteCounts
 from moontide.views import ViewKind, ViewSpec
 
@@ -138,6 +140,42 @@ def test_a_read_with_another_encoder_or_dim_is_refused(store):
         with pytest.raises(SpaceMismatch):
             store.read_records(views.embedding_view(other), ["a"])
     assert store.read_embeddings(retrained, ["nope"]).present.tolist() == [False]
+
+
+def test_the_first_writer_fixes_the_space_of_a_table(opened):
+    store, late = opened(), opened()
+    late.write_rows(views.embedding_view(EmbeddingSpace("moon", 1, DIM + 1)), schemas.ITEM_EMBEDDING.empty_table())
+    store.write_rows(VIEW, rows(vectors(["a", "b"])))
+    before = store.read_records(VIEW, ["a", "b", "c"])
+    for other in (EmbeddingSpace("moon", 1, DIM, "sha256:" + "b" * 64), EmbeddingSpace("moon", 1, DIM + 1, SPACE.encoder_digest)):
+        for writer in (store, late):
+            with pytest.raises(SpaceMismatch, match="drop the view"):
+                writer.write_rows(views.embedding_view(other), rows(vectors(["a", "c"], space=other), version=9))
+    assert store.read_records(VIEW, ["a", "b", "c"]) == before
+    retrained = EmbeddingSpace("moon", 1, DIM, "sha256:" + "b" * 64)
+    assert late.drop_view(views.embedding_view(retrained)) == 2
+    late.write_rows(views.embedding_view(retrained), rows(vectors(["a"], space=retrained)))
+    assert late.read_embeddings(retrained, ["a"]).present.all()
+    with pytest.raises(SpaceMismatch):
+        opened().write_rows(VIEW, rows(vectors(["a"])))
+
+
+@pytest.mark.parametrize("view", ["embedding", "features", "simtier"])
+def test_a_row_of_the_future_is_poison(store, clock, view):
+    def made(key, at):
+        if view == "embedding":
+            return VIEW, rows(vectors([key]), at=at)
+        if view == "features":
+            return ITEMS, features({"item_id": key, "event_timestamp": at})
+        row = {"user_id": "u", "item_id": key, "event_timestamp": at, "created": 1, "counts": [1], "missing": 0,
+               "sequence_version": 1, "history_digest": "", "computed_at": at}  # fmt: skip
+        return views.simtier_view(SimTierSpec("moon_v1")), pa.Table.from_pylist([row], schema=schemas.USER_ITEM_SIMTIER)
+
+    spec, good = made("a", clock.now + MAX_AHEAD_US)
+    assert store.write_rows(spec, good).applied == 1
+    with pytest.raises(Poison, match=r"event_timestamp.*nothing was written"):
+        store.write_rows(spec, pa.concat_tables([made("b", 1)[1], made("a", clock.now + MAX_AHEAD_US + 1)[1]]))
+    assert store.count(spec) == 1 and store.read_records(spec, [("u", "a") if view == "simtier" else "a"]).num_rows == 1
 
 
 def test_a_prefix_is_read_from_its_parent(store):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from moontide import views
 from moontide.errors import Misconfigured, Poison
+from moontide.order import MAX_AHEAD_US
 from moontide.schemas import USER_SEQUENCE
 from moontide.sequences import Behaviour, BehaviourSequence
 from moontide.stores.base import Status, WriteCounts
@@ -90,6 +91,30 @@ def test_a_longer_store_keeps_more(opened):
     store.write_rows(VIEW, rows(("u", seen(*range(1_200)))))
     (found,) = store.read_sequences(VIEW, ["u"])
     assert len(found.behaviours) == 1_000 and found.behaviours[0].time == 200
+
+
+def test_the_first_writer_fixes_the_length_of_a_table(opened):
+    store, other = opened(length=3), opened(length=5)
+    other.write_rows(VIEW, rows())  # no rows, no claim
+    store.write_rows(VIEW, rows(("u", seen(1, 2, 3, 4))))
+    before = store.read_records(VIEW, ["u"])
+    for _ in range(2):
+        with pytest.raises(Misconfigured, match="MOONTIDE_SEQUENCE_LENGTH=3"):
+            other.write_rows(VIEW, rows(("u", seen(0, 5)), ("v", seen(1))))
+    assert store.read_records(VIEW, ["u", "v"]) == before
+    assert other.read_sequences(VIEW, ["u"]) == store.read_sequences(VIEW, ["u"])
+    other.write_rows(views.user_sequence("other_sequence"), rows(("u", seen(1))))
+    other.drop_view(VIEW)
+    other.write_rows(VIEW, rows(("u", seen(1, 2, 3, 4, 5, 6))))
+    assert len(other.read_sequences(VIEW, ["u"])[0].behaviours) == 5
+
+
+def test_a_behaviour_of_the_future_is_poison(store, clock):
+    store.write_rows(VIEW, rows(("u", seen(1, clock.now + MAX_AHEAD_US))))
+    before = store.read_sequences(VIEW, ["u", "v"])
+    with pytest.raises(Poison, match="times"):
+        store.write_rows(VIEW, rows(("v", seen(2)), ("u", seen(3, clock.now + MAX_AHEAD_US + 1))))
+    assert store.read_sequences(VIEW, ["u", "v"]) == before
 
 
 def test_time_to_live_and_delete(store, clock):

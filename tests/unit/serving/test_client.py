@@ -12,7 +12,7 @@ from moontide.stores import online_store
 from serving import RankingClient
 
 pytestmark = pytest.mark.unit
-NOW = 1_800_000_000_000_000
+NOW = 1_700_000_000_000_000
 TOML = """
 [[space]]
 name = "moon"
