@@ -17,6 +17,7 @@ from moontide.views import ViewSpec
 
 settings = Settings()
 live = load_spaces(spaces_file(settings, Path(__file__).parent))
+live.require_length(settings.sequence_length)
 tables = OfflineTables(settings.offline_root)
 
 

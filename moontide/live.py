@@ -81,6 +81,19 @@ class LiveSpaces:
         """The feature service of that name, or `Misconfigured`."""
         return _one(self.services, lambda s: s.name, name, f"{self.path}: service")
 
+    def require_length(self, kept: int) -> None:
+        """Check that sequences of the last `kept` behaviours are enough for every SimTier spec.
+
+        Raises:
+            Misconfigured: a spec wants more.
+        """
+        longer = [s.spec_id for s in self.simtiers if s.length > kept]
+        if longer:
+            raise Misconfigured(
+                f"{self.path}: simtier: expected lengths up to the {kept} behaviours kept per user, got {longer}; "
+                "shorten them, or raise MOONTIDE_SEQUENCE_LENGTH in every process (and load the sequences again)"
+            )
+
     def views(self) -> list[views.ViewSpec]:
         """Every feature view of the site."""
         return [

@@ -45,8 +45,9 @@ class RankingClient:
 
         Args:
             user_id: an unknown user has no history: counts 0, missing 0.
-            item_ids: C candidates, repeats allowed, 0 is fine; an unknown, deleted or expired item has
-                ``embedding_present`` false, null embedding and fields, and its whole history in ``missing``.
+            item_ids: C candidates, repeats allowed, 0 is fine. Vector and fields stand for themselves: an item without a
+                vector (unknown, not encoded yet, or its vector deleted) has ``embedding_present`` false, a null embedding and
+                the whole history in ``missing``; one whose ``item_features`` record is absent or deleted has null fields.
             service: the feature service; it pins space, SimTier spec and item fields.
 
         Returns:

@@ -10,7 +10,6 @@ from feast.repo_config import load_repo_config
 
 from moontide.errors import Misconfigured
 from moontide.live import LiveSpaces, load_spaces
-from moontide.settings import Settings
 from moontide.stores.base import OnlineStore
 from moontide.stores.feast_plugin import PackedFeastStore
 from moontide.stores.feast_views import spaces_file
@@ -20,7 +19,8 @@ def open_repo(repo: Path) -> tuple[OnlineStore, LiveSpaces]:
     """The packed online store and the live spaces of the repository at `repo`.
 
     Raises:
-        Misconfigured: no ``feature_store.yaml``, one Feast refuses, an online store that is not moontide's, or no live spaces.
+        Misconfigured: no ``feature_store.yaml``, one Feast refuses, an online store that is not moontide's, no live spaces, or a
+            SimTier spec longer than the sequences kept.
     """
     file = repo / "feature_store.yaml"
     if not file.is_file():
@@ -35,5 +35,7 @@ def open_repo(repo: Path) -> tuple[OnlineStore, LiveSpaces]:
             f"{file}: expected online_store type moontide.stores.feast_plugin.LmdbOnlineStore or RedisOnlineStore, "
             f"got {type(plugin).__name__}; ranking reads need packed records"
         )
-    live = load_spaces(spaces_file(Settings(), repo))
+    settings = plugin.settings(config)
+    live = load_spaces(spaces_file(settings, repo))
+    live.require_length(settings.sequence_length)
     return plugin.packed(config), live

@@ -93,7 +93,7 @@ class OnlineStore(Protocol):
         """
 
     def read_embeddings(self, space: EmbeddingSpace, ids: Sequence[str]) -> Embeddings:
-        """(B, D) in the order asked for, `ids` set; absent, expired and deleted items are not present.
+        """(B, D) in the order asked for, `ids` set; absent and deleted items are not present. No vector expires here.
 
         Raises:
             SpaceMismatch: the store's records of this view were made by another encoder or dim.

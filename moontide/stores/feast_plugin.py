@@ -46,7 +46,8 @@ class PackedFeastStore(FeastOnlineStore):  # type: ignore[misc]
         self._store: OnlineStore | None = None
         self._binder: ViewBinder | None = None
 
-    def _settings(self, config: Any) -> Settings:
+    def settings(self, config: Any) -> Settings:
+        """What this plug-in runs with: `Settings`, overridden by `online_store` of the repository's configuration."""
         raise NotImplementedError
 
     @property
@@ -126,7 +127,7 @@ class PackedFeastStore(FeastOnlineStore):  # type: ignore[misc]
         """The store below: its packed reads skip Feast's value per float."""
         with self._lock:
             if self._store is None:
-                self._store = online_store(self._settings(config))
+                self._store = online_store(self.settings(config))
             return self._store
 
     async def initialize(self, config: Any) -> None:
@@ -145,7 +146,7 @@ class PackedFeastStore(FeastOnlineStore):  # type: ignore[misc]
 
     def _views(self, config: Any) -> ViewBinder:
         if self._binder is None:
-            self._binder = ViewBinder(self._settings(config), config.repo_path and Path(config.repo_path))
+            self._binder = ViewBinder(self.settings(config), config.repo_path and Path(config.repo_path))
         return self._binder
 
     def _drop(self, config: Any, tables: Sequence[Any]) -> None:
@@ -187,7 +188,8 @@ class LmdbOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
 class LmdbOnlineStore(PackedFeastStore):
     """Feast on the embedded store: one LMDB file that many processes read and write."""
 
-    def _settings(self, config: Any) -> Settings:
+    def settings(self, config: Any) -> Settings:
+        """See `PackedFeastStore.settings`."""
         home = config.online_store.home
         return Settings(online="lmdb") if home is None else Settings(online="lmdb", home=Path(config.repo_path or ".") / home)
 
@@ -210,6 +212,7 @@ class RedisOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
 class RedisOnlineStore(PackedFeastStore):
     """Feast on Redis, Valkey or Dragonfly, alone or in a cluster."""
 
-    def _settings(self, config: Any) -> Settings:
+    def settings(self, config: Any) -> Settings:
+        """See `PackedFeastStore.settings`."""
         chosen = {"redis_url": config.online_store.url, "redis_cluster": config.online_store.cluster}
         return Settings(online="redis", **{name: value for name, value in chosen.items() if value is not None})

@@ -144,7 +144,7 @@ class OwnView:
 
 @dataclass(slots=True)
 class ViewBinder:
-    """Finds the store's view of a Feast feature view; reads ``spaces.toml`` again for a name it does not know yet.
+    """Finds the store's view of a Feast feature view; reads a changed ``spaces.toml`` again for a name it does not know yet.
 
     Attributes:
         settings: says which project is moontide's, and where its spaces are declared.
@@ -154,6 +154,7 @@ class ViewBinder:
     settings: Settings
     repo: Path | None
     _known: dict[str, OwnView] = field(default_factory=dict, init=False)
+    _state: tuple[Path, tuple[int, int, int] | None] | None = field(default=None, init=False)
 
     def bind(self, project: str, table: Any) -> BoundView:
         """The view of `table` (a Feast feature view of any kind) in a Feast project.
@@ -177,11 +178,23 @@ class ViewBinder:
         """The moontide view of that name, or None."""
         if project != self.settings.project:
             return None
-        if name not in self._known and (name.startswith(OWN_PREFIXES) or not self._known):
-            path = spaces_file(self.settings, self.repo)
-            declared = load_spaces(path).views() if path.exists() else []
-            self._known = {v.name: _own(v) for v in (views.item_features(), views.user_sequence(), *declared)}
+        if name not in self._known:
+            self._read()
         return self._known.get(name)
+
+    def _read(self) -> None:
+        path = spaces_file(self.settings, self.repo)
+        found = path.stat() if path.exists() else None
+        state = (path, found and (found.st_mtime_ns, found.st_size, found.st_ino))
+        if state == self._state:
+            return
+        declared: list[ViewSpec] = []
+        if found is not None:
+            live = load_spaces(path)
+            live.require_length(self.settings.sequence_length)
+            declared = live.views()
+        self._known = {v.name: _own(v) for v in (views.item_features(), views.user_sequence(), *declared)}
+        self._state = state
 
 
 def spaces_file(settings: Settings, repo: Path | None) -> Path:

@@ -126,6 +126,16 @@ def test_a_space_declared_later_is_found(binder, tmp_path):
     assert binder.bind("moontide", feature_view("item_embedding__moon_v2", *EMBEDDING)).spec.space.version == 2
 
 
+def test_a_sequence_declared_later_is_found(binder, tmp_path):
+    fields = [("item_ids", Array(String)), ("actions", Array(String)), ("times", Array(Int64)), ("sequence_version", Int64)]
+    assert isinstance(binder.bind("moontide", feature_view("views_only", *fields)), ForeignView)
+    declared = SPACES + '[[simtier]]\nspace = "moon_v1"\nsequence = "views_only"\n'
+    (tmp_path / "spaces.toml").write_text(declared)
+    assert binder.bind("moontide", feature_view("views_only", *fields)).spec.name == "views_only"
+    (tmp_path / "spaces.toml").write_text("no = 1")  # not read again for a name that is known
+    assert binder.bind("moontide", feature_view("views_only", *fields)).spec.name == "views_only"
+
+
 def test_shared_views_need_no_spaces(tmp_path):
     empty = ViewBinder(Settings(home=tmp_path), None)
     fields = [("item_ids", Array(String)), ("actions", Array(String)), ("times", Array(Int64)), ("sequence_version", Int64)]

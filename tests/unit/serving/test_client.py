@@ -109,3 +109,21 @@ def test_vectors_of_another_encoder_are_refused(tmp_path, client):
 
 def test_repeated_requests_give_the_same_table(client):
     assert client.features("u", ["a", "c"]).equals(client.features("u", ["a", "c"]))
+
+
+def test_vector_and_fields_are_deleted_each_by_their_own_tombstone(client, live):
+    space, later = live.space("moon_v1"), NOW + 1
+    times = {"event_timestamp": later, "encoded_at": later, "content_known_at": later}
+    gone = embedding_rows(Embeddings.absent(space, 1, ids=["a"]), source_version=2, deleted=np.ones(1, bool), **times)
+    client.store.write_rows(views.embedding_view(space), gone)
+    stamp = pa.array([later], schemas.TIMESTAMP)
+    features = rows_of(
+        schemas.ITEM_FEATURES, item_id=["b"], source_version=[2], event_timestamp=stamp, created=stamp,
+        deleted=[True], price=[9.5], category=["hats"], has_image=[True], has_text=[True],
+    )  # fmt: skip
+    client.store.write_rows(views.item_features(), features)
+    table = client.features("u", ["a", "b"])
+    assert table.column("embedding_present").to_pylist() == [False, True]
+    assert table.column("embedding").null_count == 1 and table.column("embedding").to_pylist()[1] is not None
+    assert table.column("price").to_pylist() == [1.5, None] and table.column("category").to_pylist() == ["hats", None]
+    assert table.column("missing").to_pylist()[0] == 2  # its own behaviour is dropped
