@@ -28,7 +28,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from moontide import views
 from moontide.errors import Misconfigured
@@ -36,6 +36,13 @@ from moontide.simtier import SimTierSpec
 from moontide.spaces import EmbeddingSpace
 
 T = TypeVar("T")
+
+_TABLES: Final[dict[str, dict[str, type]]] = {
+    "space": {"name": str, "version": int, "dim": int, "encoder_digest": str, "codec": str, "metric": str, "artifact": str},
+    "simtier": {"space": str, "tiers": int, "length": int, "sequence": str, "self_match": str},
+    "service": {"name": str, "space": str, "simtier": str, "item_fields": list},
+}
+_TOML: Final = {str: "string", int: "integer", list: "array"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +115,8 @@ def load_spaces(path: Path) -> LiveSpaces:
     """Read ``spaces.toml``.
 
     Raises:
-        Misconfigured: no such file, not TOML, an unknown or missing key, a duplicate, or a reference to nothing.
+        Misconfigured: no such file, not TOML, an unknown or missing key, a value of another type, a duplicate, or a reference to
+            nothing.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -118,14 +126,14 @@ def load_spaces(path: Path) -> LiveSpaces:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Misconfigured(f"{path}: expected TOML, got: {error}") from error
-    unknown = set(raw) - {"space", "simtier", "service"}
+    unknown = set(raw) - set(_TABLES)
     if unknown:
         raise Misconfigured(f"{path}: expected tables space, simtier, service, got also {sorted(unknown)}")
-    spaces = tuple(_space(path, entry) for entry in raw.get("space", []))
+    spaces = tuple(_space(path, entry) for entry in _entries(path, raw, "space"))
     by_id = {s.space.id: s.space for s in spaces}
-    simtiers = tuple(_simtier(path, entry, by_id) for entry in raw.get("simtier", []))
+    simtiers = tuple(_simtier(path, entry, by_id) for entry in _entries(path, raw, "simtier"))
     specs = {s.spec_id: s for s in simtiers}
-    services = tuple(_service(path, entry, by_id, specs) for entry in raw.get("service", []))
+    services = tuple(_service(path, entry, by_id, specs) for entry in _entries(path, raw, "service"))
     for what, ids in (
         ("space", [s.space.id for s in spaces]),
         ("simtier", [s.spec_id for s in simtiers]),
@@ -137,25 +145,24 @@ def load_spaces(path: Path) -> LiveSpaces:
 
 
 def _space(path: Path, entry: dict[str, Any]) -> LiveSpace:
-    known = _only(path, "space", entry, {"name", "version", "dim", "encoder_digest", "codec", "metric", "artifact"})
+    known = dict(entry)
     artifact = known.pop("artifact", None)
     try:
         space = EmbeddingSpace(**known)
     except (TypeError, ValueError) as error:
         raise Misconfigured(f"{path}: space: expected name, version, dim, got {sorted(entry)}: {error}") from error
-    return LiveSpace(space, None if artifact is None else (path.parent / str(artifact)).resolve())
+    return LiveSpace(space, None if artifact is None else (path.parent / artifact).resolve())
 
 
 def _simtier(path: Path, entry: dict[str, Any], spaces: dict[str, EmbeddingSpace]) -> SimTierSpec:
-    known = _only(path, "simtier", entry, {"space", "tiers", "length", "sequence", "self_match"})
+    known = dict(entry)
     space_id = known.pop("space", None)
     if space_id not in spaces:
         raise Misconfigured(f"{path}: simtier: expected a space among {sorted(spaces)}, got {space_id!r}")
     return SimTierSpec(space_id, **known)
 
 
-def _service(path: Path, entry: dict[str, Any], spaces: dict[str, EmbeddingSpace], specs: dict[str, SimTierSpec]) -> Service:
-    known = _only(path, "service", entry, {"name", "space", "simtier", "item_fields"})
+def _service(path: Path, known: dict[str, Any], spaces: dict[str, EmbeddingSpace], specs: dict[str, SimTierSpec]) -> Service:
     missing = {"name", "space", "simtier"} - set(known)
     if missing:
         raise Misconfigured(f"{path}: service: expected name, space and simtier, got no {sorted(missing)}")
@@ -168,15 +175,25 @@ def _service(path: Path, entry: dict[str, Any], spaces: dict[str, EmbeddingSpace
     if spec.space_id != known["space"]:
         raise Misconfigured(f"{path}: service {known['name']}: expected tiers of {known['space']}, got {spec.spec_id}")
     fields = tuple(known.get("item_fields", ()))
+    if not all(isinstance(f, str) for f in fields):
+        raise Misconfigured(f"{path}: service {known['name']}: expected item_fields to be strings, got {list(fields)}")
     views.item_features().require_fields(list(fields))
     return Service(known["name"], spaces[known["space"]], spec, fields)
 
 
-def _only(path: Path, what: str, entry: dict[str, Any], allowed: set[str]) -> dict[str, Any]:
-    unknown = set(entry) - allowed
-    if unknown:
-        raise Misconfigured(f"{path}: {what}: expected keys {sorted(allowed)}, got {sorted(unknown)}")
-    return dict(entry)
+def _entries(path: Path, raw: dict[str, Any], what: str) -> list[dict[str, Any]]:
+    """The tables ``[[what]]``, their keys known and their values of the right types."""
+    entries, allowed = raw.get(what, []), _TABLES[what]
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise Misconfigured(f"{path}: {what}: expected tables [[{what}]], got {entries!r}")
+    for entry in entries:
+        unknown = set(entry) - set(allowed)
+        if unknown:
+            raise Misconfigured(f"{path}: {what}: expected keys {sorted(allowed)}, got {sorted(unknown)}")
+        for key, value in entry.items():
+            if type(value) is not allowed[key]:
+                raise Misconfigured(f"{path}: {what}: {key}: expected a TOML {_TOML[allowed[key]]}, got {value!r}")
+    return entries
 
 
 def _one(values: tuple[T, ...], key: Callable[[T], str], wanted: str, what: str) -> T:

@@ -133,10 +133,13 @@ class OnlineStore(Protocol):
         """
 
     def count(self, view: ViewSpec) -> int:
-        """Records of a view, tombstones included."""
+        """Records of a view, tombstones included; near that while others write or remove."""
 
     def scan(self, view: ViewSpec) -> Iterator[list[EntityId]]:
-        """Every entity of a view, in chunks, for audits; sees at least all that was there from start to end."""
+        """Every entity of a view, in chunks, for audits; sees at least all that was there from start to end.
+
+        While others write or remove, one may come twice.
+        """
 
     def close(self) -> None:
         """Release the store; the object is not usable after it."""

@@ -64,7 +64,10 @@ class KeyValue(Protocol):
         """Delete every record and mark of a table; returns how many records there were."""
 
     def scan(self, table: bytes) -> Iterator[list[bytes]]:
-        """Every key of a table once, in chunks; one written or removed meanwhile may or may not be among them."""
+        """Every key of a table, in chunks, with memory for one chunk.
+
+        A key written or removed meanwhile may or may not be among them, and while keys come and go one may come twice.
+        """
 
     def mark(self, table: bytes, keys: Sequence[bytes]) -> int:
         """Mark the keys that have a record with its order key; returns how many."""

@@ -103,23 +103,19 @@ class RedisKeyValue:
         """See `KeyValue.drop`."""
         found = 0
         for keys in self.scan(table):
-            found += len(keys)
-            self._unlink(self._names(table, keys))
+            found += self._unlink(self._names(table, keys))
         self._unlink([self._marks(table, bucket) for bucket in range(BUCKETS)])
         return found
 
     def scan(self, table: bytes) -> Iterator[list[bytes]]:
-        """See `KeyValue.scan`. Walks the keys of the whole database."""
+        """See `KeyValue.scan`. Walks the keys of the whole database; while it grows or shrinks a key may come twice."""
         pattern = b"mt:{*}:r:" + _escaped(table) + b"*"
-        seen: set[bytes] = set()
         chunk: list[bytes] = []
         with self._errors():
             for name in self._client.scan_iter(match=pattern, count=_SCAN_COUNT):
                 start = name.index(b"}:r:") + 4
-                key = name[start + len(table) :]
-                if name.startswith(table, start) and key not in seen:
-                    seen.add(key)
-                    chunk.append(key)
+                if name.startswith(table, start):
+                    chunk.append(name[start + len(table) :])
                 if len(chunk) == _SCAN_COUNT:
                     yield chunk
                     chunk = []
@@ -221,9 +217,9 @@ class RedisKeyValue:
         replies: list[Any] = pipeline.execute(raise_on_error=raises)
         return replies
 
-    def _unlink(self, names: list[bytes]) -> None:
+    def _unlink(self, names: list[bytes]) -> int:
         with self._errors():
-            self._pipelined([("UNLINK", name) for name in names])
+            return sum(self._pipelined([("UNLINK", name) for name in names]))
 
 
 def _groups(keys: Sequence[bytes], rows: range) -> Iterator[tuple[int, list[int]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -19,7 +20,13 @@ _UNAVAILABLE: Final = (
     exceptions.ClusterDownError,
     exceptions.ClusterError,
     exceptions.OutOfMemoryError,
+    exceptions.NoScriptError,
 )
+#: Answers of a server that is starting, saving, failing over or busy; inside a script's error where a script met them.
+_BUSY: Final = re.compile(
+    r"(?<![\w'\"])(NOREPLICAS|BUSY|MISCONF|LOADING|NOSCRIPT|READONLY|OOM|TRYAGAIN|CLUSTERDOWN|MASTERDOWN|UNKILLABLE) "
+)
+_NO_CLUSTER: Final = "cluster mode is not enabled"
 _REFUSED: Final = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 
 
@@ -54,7 +61,15 @@ class RedisErrors:
             ) from error
         except _UNAVAILABLE as error:
             raise Transient(f"{self.where}: expected an answer, got {self._shown(error)}; try again") from error
+        except exceptions.RedisClusterException as error:  # not a RedisError; mostly: no node answers
+            if _NO_CLUSTER in str(error).lower():
+                raise Misconfigured(
+                    f"{self.where}: expected a node of a Redis Cluster, got {self._shown(error)}; unset MOONTIDE_REDIS_CLUSTER"
+                ) from error
+            raise Transient(f"{self.where}: expected an answer, got {self._shown(error)}; try again") from error
         except exceptions.RedisError as error:
+            if _BUSY.search(str(error)):
+                raise Transient(f"{self.where}: expected an answer, got {self._shown(error)}; try again") from error
             raise Misconfigured(
                 f"{self.where}: expected Redis 6.2 or newer with keys of moontide's own, got {self._shown(error)}; "
                 "check MOONTIDE_REDIS_URL"

@@ -1,9 +1,14 @@
 """Redis as it fails: restarts, lost scripts, refused credentials, foreign keys."""
 
+import shutil
+import threading
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import redis
+from redis import exceptions
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from moontide import Embeddings, EmbeddingSpace, views
@@ -14,6 +19,7 @@ from moontide.settings import Settings
 from moontide.stores import online_store
 from moontide.stores.base import WriteCounts
 from moontide.stores.kv_redis import BUCKETS, TAGS, RedisKeyValue
+from moontide.stores.kv_redis_errors import RedisErrors
 
 pytestmark = pytest.mark.integration
 
@@ -100,6 +106,65 @@ def test_keys_of_another_program_are_misconfigured(redis_server, store):
     with pytest.raises(Misconfigured, match="format"):
         store.read_embeddings(SPACE, ["a"])
     assert store.read_embeddings(SPACE, ["b"]).present.all()
+
+
+def test_a_server_that_cannot_write_or_is_busy_is_transient(redis_server, store, tmp_path):
+    store.write_rows(VIEW, rows(["a"]))
+    client = redis.Redis.from_url(redis_server.url)
+    client.config_set("min-replicas-to-write", 1)
+    with pytest.raises(Transient, match="NOREPLICAS"):
+        store.write_rows(VIEW, rows(["a"], 2))
+    client.config_set("min-replicas-to-write", 0)
+    client.config_set("lua-time-limit", 10)
+    spin = redis.Redis.from_url(redis_server.url, retry=None)
+    thread = threading.Thread(target=lambda: pytest.raises(redis.ResponseError, spin.eval, "while true do end", 0))
+    thread.start()
+    time.sleep(0.3)
+    with pytest.raises(Transient, match="BUSY"):
+        store.read_embeddings(SPACE, ["a"])
+    client.script_kill()
+    thread.join()
+    client.config_set("save", "3600 1")
+    shutil.rmtree(tmp_path)  # where the server saves
+    client.bgsave()
+    deadline = time.monotonic() + 10
+    while client.info("persistence")["rdb_last_bgsave_status"] == "ok" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(Transient, match="MISCONF"):
+        store.write_rows(VIEW, rows(["a"], 2))
+    client.config_set("save", "")
+    assert store.write_rows(VIEW, rows(["a"], 2)) == WriteCounts(applied=1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        exceptions.NoScriptError("No matching script. Please use EVAL."),
+        exceptions.BusyLoadingError("Redis is loading the dataset in memory"),
+        exceptions.ResponseError("ERR Error running script (call to f_1): @user_script:1: -MISCONF Errors writing to the AOF"),
+        exceptions.ResponseError("LOADING Redis is loading the dataset in memory"),
+        exceptions.SlotNotCoveredError('Slot "3" is not covered by the cluster.'),
+        exceptions.RedisClusterException("Redis Cluster cannot be connected. Please provide at least one reachable node"),
+    ],
+)
+def test_answers_that_pass_are_transient(answer):
+    with pytest.raises(Transient, match="try again"), RedisErrors("redis://h:1/0")():
+        raise answer
+
+
+def test_a_cluster_without_a_node_is_transient_and_a_lone_server_is_no_cluster(redis_server):
+    with pytest.raises(Misconfigured, match="MOONTIDE_REDIS_CLUSTER"):
+        RedisKeyValue(redis_server.url, cluster=True)
+    redis_server.stop()
+    with pytest.raises(Transient, match="try again"):
+        RedisKeyValue(redis_server.url, cluster=True)
+
+
+def test_a_dropped_view_counts_each_record_once(redis_server, store):
+    client = redis.Redis.from_url(redis_server.url)
+    for count in (0, 1, 5_000):
+        store.write_rows(VIEW, rows([f"i{n}" for n in range(count)]))
+        assert store.drop_view(VIEW) == count and client.dbsize() == 0
 
 
 def test_a_read_only_replica_is_transient(redis_server, store):
