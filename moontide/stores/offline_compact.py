@@ -4,10 +4,14 @@ Every date's small files become few large ones and exact duplicates go; every di
 reads need the history. The last folded file names, in its metadata, the files it replaces; they are removed once it has been
 there for `grace`, so a reader that listed them before can finish. Between the two a row is stored twice, which readers expect;
 at no moment is one missing. A killed compaction is finished by the next.
+
+Every folded file carries a digest of what its fold replaces, and names are digests of content: no file of a fold can bear the
+name of a file that the fold replaces, and so be removed as one of them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,6 +32,7 @@ from moontide.stores.offline_rows import stamped
 from moontide.views import ViewSpec
 
 REPLACES_KEY: Final = b"moontide.replaces"
+FOLD_KEY: Final = b"moontide.fold"
 _NOW: Final = timedelta(0)
 _STAGED_FOR: Final = timedelta(days=1)
 
@@ -135,6 +140,7 @@ def _fold(tables: OfflineTables, view: ViewSpec, partition: str, plan: _Plan, ch
     mask = plan.keep[np.isin(plan.numbers, chosen)]
     files = [plan.files[n] for n in chosen]
     replaces = json.dumps(sorted(plan.replaced.union(_name(f) for f in files))).encode()
+    schema = schema.with_metadata({**schema.metadata, FOLD_KEY: hashlib.sha256(replaces).hexdigest()[:16].encode()})
     last = schema.with_metadata({**schema.metadata, REPLACES_KEY: replaces})
     pending = schema.empty_table()
     for chunk in _chunks(tables.kept(view, files, mask), target_rows):

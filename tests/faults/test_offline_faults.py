@@ -6,6 +6,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from moontide import views
 from moontide.errors import Transient
 from moontide.stores.offline import OfflineTables
 from moontide.stores.offline_compact import compact
+from moontide.stores.offline_files import FileTree
 
 pytestmark = pytest.mark.faults
 
@@ -106,6 +108,43 @@ def test_compactions_killed_at_random_lose_no_row(tmp_path, grace):
             assert items(tables) == expected(batch + 1)
     counts = compact(tables, VIEW, grace=timedelta(0))
     assert items(tables) == expected(12) and counts.files_after == 3 and counts.rows_after == 12 * ROWS
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize(("folded", "added", "target"), [(2, 3, 30), (3, 4, 44), (4, 5, 60), (2, 6, 40)])
+def test_a_compaction_killed_at_any_commit_then_run_again_loses_no_row(tmp_path, monkeypatch, folded, added, target):
+    """`folded` batches lie in one small folded file, so the second run may fold the very rows of the first run's first file."""
+    commit, total = FileTree.commit, folded + added
+
+    def killed_at(number):
+        tables, left = OfflineTables(tmp_path / str(number)), [number]
+        for batch in range(total):
+            if batch == folded:
+                compact(tables, VIEW, grace=timedelta(0))
+            tables.append(VIEW, rows(batch), writer=f"job-{batch}")
+
+        def dying(self, folder, name, table):
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return commit(self, folder, name, table)
+
+        with monkeypatch.context() as patch, suppress(Killed):
+            patch.setattr(FileTree, "commit", dying)
+            compact(tables, VIEW, target_rows=target, grace=timedelta(0))
+        assert items(tables) == expected(total)
+        for _ in range(2):
+            compact(tables, VIEW, target_rows=target, grace=timedelta(0))
+            assert items(tables) == expected(total)
+        return left[0] <= 0
+
+    kills = 0
+    while killed_at(kills + 1):
+        kills += 1
+    assert kills >= 5
 
 
 def test_a_full_disk_is_transient_and_shows_nothing(tmp_path):
