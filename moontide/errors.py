@@ -19,7 +19,7 @@ class Poison(MoontideError):
 
 
 class Misconfigured(MoontideError):
-    """The set-up is wrong: stop, nothing was written."""
+    """The set-up is wrong: stop. Nothing was written, except where a store is full: then part of the rows may be."""
 
 
 class SpaceMismatch(Misconfigured):

@@ -35,6 +35,7 @@ class _Open:
 
     env: Any
     database: Any
+    options: LmdbOptions
     users: int = 0
     checked_at: int = 0
 
@@ -79,7 +80,7 @@ class LmdbEnvironment:
     Handles on one file share one environment. It is closed before a fork and opened anew in either process on the next use.
 
     Raises:
-        Misconfigured: the folder cannot be written, or holds something else.
+        Misconfigured: the folder cannot be written, holds something else, or is open in this process with other options.
     """
 
     def __init__(self, path: Path, options: LmdbOptions, clock: Clock) -> None:
@@ -142,6 +143,11 @@ class LmdbEnvironment:
         shared = _open.get(self._path)
         if shared is None:
             shared = _open[self._path] = self._opened()
+        if shared.options != self._options:
+            raise Misconfigured(
+                f"online store {self._path}: expected {shared.options} as another store of this process opened it, "
+                f"got {self._options}; set MOONTIDE_LMDB_* alike, or close the other store first"
+            )
         shared.users += 1
         return shared
 
@@ -151,7 +157,8 @@ class LmdbEnvironment:
         if isinstance(error, lmdb.MapFullError):
             return Misconfigured(
                 f"{where}: expected free space, got a file at its limit of {options.map_size} bytes; "
-                "raise MOONTIDE_LMDB_MAP_SIZE in every process and start again, or drop a space"
+                "raise MOONTIDE_LMDB_MAP_SIZE in every process and start again, or drop a space (part of a large write may be "
+                "there; writing it again is safe)"
             )
         if isinstance(error, lmdb.MapResizedError):
             return Misconfigured(
@@ -183,7 +190,7 @@ class LmdbEnvironment:
                 meminit=False,
             )
             env.reader_check()
-            return _Open(env, env.open_db(_DATABASE), checked_at=self._clock())
+            return _Open(env, env.open_db(_DATABASE), options, checked_at=self._clock())
         except lmdb.InvalidError as error:
             raise self._explained(error) from error
         except (lmdb.Error, OSError) as error:

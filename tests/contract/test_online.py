@@ -285,6 +285,14 @@ def test_columns_with_nulls_round_trip(store):
     assert records.equals(given.slice(0, 2)) and store.read_records(ITEMS, ["c"])["category"].to_pylist() == [None]
 
 
+def test_a_correction_of_columns_needs_a_later_creation(store):
+    assert store.write_rows(ITEMS, features({"item_id": "a", "price": 1.0})) == WriteCounts(applied=1)
+    assert store.write_rows(ITEMS, features({"item_id": "a", "price": 2.0})) == WriteCounts(equal=1)
+    assert store.read_columns(ITEMS, ["a"], ["price"]).column("price").to_pylist() == [1.0]
+    assert store.write_rows(ITEMS, features({"item_id": "a", "price": 2.0, "created": 2})) == WriteCounts(applied=1)
+    assert store.read_columns(ITEMS, ["a"], ["price"]).column("price").to_pylist() == [2.0]
+
+
 def test_unknown_field_and_missing_column_are_misconfigured(store):
     with pytest.raises(Misconfigured, match="nope"):
         store.read_columns(ITEMS, ["a"], ["nope"])

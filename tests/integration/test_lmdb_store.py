@@ -80,6 +80,17 @@ def test_stores_of_one_process_share_an_environment(tmp_path):
     second.close()
 
 
+def test_other_options_for_an_open_file_are_misconfigured(tmp_path):
+    first = opened(tmp_path)
+    with pytest.raises(Misconfigured, match=r"map_size=67108864.*map_size=134217728.*MOONTIDE_LMDB"):
+        opened(tmp_path, map_size=1 << 27)
+    first.write_rows(VIEW, rows(["a"]))
+    first.close()
+    second = opened(tmp_path, map_size=1 << 27)
+    assert second.count(VIEW) == 1
+    second.close()
+
+
 def test_a_forked_child_reads_and_writes_on_an_environment_of_its_own(tmp_path):
     store = opened(tmp_path)
     store.write_rows(VIEW, rows(["a"]))
@@ -127,7 +138,7 @@ def test_a_fork_while_other_threads_write(tmp_path):
 def test_a_full_file_says_what_to_do_and_keeps_what_it_had(tmp_path):
     store = opened(tmp_path, map_size=1 << 20)
     store.write_rows(VIEW, rows(["a"]))
-    with pytest.raises(Misconfigured, match="MOONTIDE_LMDB_MAP_SIZE"):
+    with pytest.raises(Misconfigured, match=r"MOONTIDE_LMDB_MAP_SIZE.*writing it again is safe"):
         store.write_rows(VIEW, rows([f"i{n}" for n in range(20_000)]))
     assert store.read_embeddings(SPACE, ["a"]).present.all()
     store.close()
