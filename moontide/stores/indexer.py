@@ -1,7 +1,9 @@
 """The indexer: brings a vector index up to date with the online store, which alone decides what is current.
 
-One per collection. It may die between any two steps and be run again: marks are cleared last, after a flush, and only those
-that nothing marked anew meanwhile.
+It may die between any two steps and be run again: marks are cleared after a flush, and only those that nothing marked anew
+meanwhile. Several may run at once, a backfill's beside a live one: one may then write over the newer row of another, so each
+compares index and store again after it cleared, and marks what differs. Only where one of several dies between its write and
+that comparison may a row stay behind unmarked: `Indexer.repair` finds it.
 """
 
 from __future__ import annotations
@@ -63,6 +65,9 @@ class Indexer:
     def run_once(self, *, limit: int = 10_000) -> IndexCounts:
         """Bring up to `limit` dirty items up to date; all zero when nothing was dirty.
 
+        Safe beside other indexers of the space. A crash between the write and the comparison that ends it, while another
+        indexer runs, needs `repair`; a crash of the only one needs nothing but another run.
+
         Raises:
             Transient: a store failed; no mark was cleared for what is not durable in the index. Run again.
         """
@@ -78,7 +83,9 @@ class Indexer:
         if gone:
             self._index.delete(self._space, gone)
         self._index.flush(self._space)
-        return IndexCounts(len(current), len(gone), self._online.clear_dirty(self._space, marks))
+        cleared = self._online.clear_dirty(self._space, marks)
+        self._mark_outdated(ids)
+        return IndexCounts(len(current), len(gone), cleared)
 
     def drain(self, *, max_rounds: int = 1_000, limit: int = 10_000) -> IndexCounts:
         """`run_once` until nothing is dirty, or `max_rounds` times (writers may mark faster than this clears)."""
@@ -99,14 +106,29 @@ class Indexer:
         checked = marked = 0
         for page in self._online.scan(self._view):
             ids = [str(item) for item in page]
-            wrong = self._outdated(ids)
             checked += len(ids)
-            marked += self._online.mark_dirty(self._space, wrong) if wrong else 0
+            marked += self._mark_outdated(ids)
         orphans = [item for page in self._index.scan(self._space) for item in self._without_record([i for i, _ in page])]
-        if orphans:
-            self._index.delete(self._space, orphans)
+        marked += self._remove(orphans)
         self._index.flush(self._space)
         return RepairCounts(checked, marked, len(orphans))
+
+    def _mark_outdated(self, ids: Sequence[str]) -> int:
+        """Mark the items whose index row is not that of their record now; rows of items without a record are removed."""
+        wrong = self._outdated(ids)
+        lost = self._without_record(wrong)
+        marked = self._remove(lost)
+        if lost:
+            self._index.flush(self._space)
+        kept = sorted(set(wrong).difference(lost))
+        return marked + (self._online.mark_dirty(self._space, kept) if kept else 0)
+
+    def _remove(self, ids: list[str]) -> int:
+        """Remove index rows of items without a record; marks the items that have one by then, and returns how many."""
+        if not ids:
+            return 0
+        self._index.delete(self._space, ids)
+        return self._online.mark_dirty(self._space, ids)
 
     def _current(self, ids: Sequence[str]) -> tuple[Embeddings, list[bytes]]:
         rows = self._online.read_records(self._view, ids)

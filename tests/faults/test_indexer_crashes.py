@@ -1,10 +1,13 @@
 """The indexer dies between any two steps, over the real milvus-lite and in memory; run again, index and store agree."""
 
+import threading
 from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moontide import Embeddings, EmbeddingSpace, views
 from moontide.errors import Transient
@@ -207,7 +210,12 @@ def test_a_record_without_a_vector_is_not_indexed_and_not_missed(online, index, 
     view = views.embedding_view(space)
     online.write_rows(view, rows(space, 1, "ab"))
     nothing = Embeddings.absent(space, 1)
-    blank = rows(space, 2, "a").to_pylist()[0] | {"codes": nothing.codes.tobytes(), "scale": 0.0, "inv_norm": 0.0, "embedding": [0.0] * DIM}
+    blank = rows(space, 2, "a").to_pylist()[0] | {
+        "codes": nothing.codes.tobytes(),
+        "scale": 0.0,
+        "inv_norm": 0.0,
+        "embedding": [0.0] * DIM,
+    }
     online.write_rows(view, pa.Table.from_pylist([blank], schema=view.table))
     indexer = Indexer(online, index, space)
     assert indexer.drain() == IndexCounts(1, 1, 2)
@@ -223,3 +231,92 @@ def test_nothing_dirty_is_nothing_done_and_small_limits_finish(online, index, sp
     assert indexer.drain(max_rounds=2, limit=1).cleared == 2
     assert indexer.drain(limit=1).cleared == 3
     agree(online, index, space)
+
+
+class Stepped:
+    """An indexer in a thread of its own that makes one call to a store per `step`."""
+
+    def __init__(self, online, index, space):
+        self._go, self._at, self.done, self.error = threading.Semaphore(0), threading.Semaphore(0), False, None
+        threading.Thread(target=self._run, args=(online, index, space), daemon=True).start()
+        self._at.acquire()
+
+    def _run(self, online, index, space):
+        try:
+            Indexer(_Gate(online, self.wait), _Gate(index, self.wait), space).drain(max_rounds=2)
+        except BaseException as error:
+            self.error = error
+        self.done = True
+        self._at.release()
+
+    def wait(self):
+        self._at.release()
+        self._go.acquire()
+
+    def step(self):
+        if not self.done:
+            self._go.release()
+            self._at.acquire()
+        assert self.error is None
+
+
+class _Gate:
+    def __init__(self, inner, wait):
+        self._inner, self._wait = inner, wait
+
+    def __getattr__(self, name):
+        method = getattr(self._inner, name)
+
+        def call(*args, **kwargs):
+            self._wait()
+            return method(*args, **kwargs)
+
+        return call
+
+
+CHANGES = [(kind, item) for kind in ("write", "tombstone", "delete") for item in "ab"]
+SCHEDULES = st.lists(st.one_of(st.integers(0, 1), st.integers(0, 1), st.integers(0, 1), st.sampled_from(CHANGES)), max_size=40)
+
+
+def run_schedule(schedule):
+    """Two indexers and a writer, interleaved as `schedule` says, then each to its end; index and store agree or are marked."""
+    space = EmbeddingSpace("moon", 1, DIM, "sha256:" + "0" * 64)
+    view = views.embedding_view(space)
+    online, index = online_store(Settings(online="memory")), MemoryIndex()
+    online.write_rows(view, rows(space, 1, "ab"))
+    both = [Stepped(online, index, space) for _ in range(2)]
+    for version, act in enumerate(schedule, 2):
+        if isinstance(act, int):
+            both[act].step()
+        elif act[0] == "delete":
+            online.delete(view, [act[1]])
+        else:
+            online.write_rows(view, rows(space, version, act[1], deleted=act[0] == "tombstone"))
+    for indexer in both:
+        while not indexer.done:
+            indexer.step()
+    last = Indexer(online, index, space)
+    last.drain()
+    found = last.repair()
+    assert (found.marked, found.deleted) == (0, 0)
+    online.close()
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(schedule=SCHEDULES)
+def test_two_indexers_and_a_writer_in_any_order_leave_nothing_behind_unmarked(schedule):
+    run_schedule(schedule)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("first", range(12))
+@pytest.mark.parametrize("second", [3, 6, 30])
+def test_an_indexer_that_overtakes_another_leaves_nothing_behind_unmarked(change, first, second):
+    """One stops after `first` calls, the record changes, the other makes `second` calls, and the first goes on."""
+    run_schedule([0] * first + [change] + [1] * second + [0] * 40)
+
+
+@pytest.mark.parametrize("first", range(4, 9))
+@pytest.mark.parametrize("again", ["write", "tombstone"])
+def test_an_item_that_comes_back_is_not_lost(first, again):
+    run_schedule([1] * 30 + [("tombstone", "a")] + [0] * first + [(again, "a")] + [1] * 40 + [0] * 40)
