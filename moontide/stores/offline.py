@@ -144,8 +144,8 @@ class OfflineTables:
         Args:
             view: the table.
             ids: only entities whose first join key is among these.
-            as_of: only rows known then: `event_timestamp` and `content_known_at` (where there is one) not after it. When a row
-                was encoded does not count, so a new space can be read as of the past.
+            as_of: only rows known then: `event_timestamp` and `content_known_at` (where there is one) not after it; without a
+                zone it is UTC. When a row was encoded does not count, so a new space can be read as of the past.
         """
         files, won = self._winners(view, ids, as_of)
         numbers, rows = won[FILE].to_numpy(), won[ROW].to_numpy()
@@ -198,7 +198,7 @@ class OfflineTables:
             yield from source.iter_batches(batch_size=BATCH_ROWS, columns=columns)
 
     def _winners(self, view: ViewSpec, ids: Sequence[str] | None, as_of: datetime | None) -> tuple[list[DataFile], pa.Table]:
-        until = None if as_of is None else as_of.astimezone(UTC).date()
+        until = None if as_of is None else _in_utc(as_of).date()
         wanted = None if ids is None else pa.array(list(ids), pa.string())
         listed: list[DataFile] = []
         best = _located(pa.schema([view.table.field(c) for c in key_columns(view)]).empty_table(), 0)
@@ -213,6 +213,10 @@ class OfflineTables:
             listed += files
             best = latest_rows(view, pa.concat_tables([best, keys]))
         return listed, best
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _located(keys: pa.Table, number: int) -> pa.Table:

@@ -65,7 +65,7 @@ def latest_rows(view: ViewSpec, keys: pa.Table) -> pa.Table:
 
 
 def known(view: ViewSpec, keys: pa.Table, as_of: datetime) -> NDArray[np.bool_]:
-    """(rows,) bool: what had happened and reached us by `as_of`; when it was encoded does not count."""
+    """(rows,) bool: what had happened and reached us by `as_of` (without a zone: UTC); when it was encoded does not count."""
     limit = pa.scalar(as_of, pa.timestamp("us", tz="UTC"))
     mask = pc.less_equal(keys[names.EVENT_TIMESTAMP], limit)
     if KNOWN_AT in view.table.names:

@@ -1,5 +1,6 @@
 """The offline tables on a local folder and on an object store, with a list of rows as oracle."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import fsspec
@@ -164,6 +165,20 @@ def test_the_same_rows_are_the_same_file(tables):
     assert tables.append(EMBEDDINGS, rows, writer="w") == first and len(files(tables)) == 2
     assert tables.append(EMBEDDINGS, rows.slice(0, 1), writer="other") != first[:1]
     assert len(rows_of(tables.scan(EMBEDDINGS))) == 2
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/Los_Angeles"])
+def test_a_time_without_a_zone_is_utc_wherever_this_runs(tables, monkeypatch, zone):
+    tables.append(EMBEDDINGS, table([embedding("a", 1, 0, 0), embedding("a", 2, 86_400 + 60, 0)]), writer="w")
+    moments = [at(86_400 + 60), at(86_400 + 59), at(0), at(-1)]
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        found = [rows_of(tables.latest(EMBEDDINGS, as_of=moment.replace(tzinfo=None))) for moment in moments]
+        heads = tables.latest_heads(EMBEDDINGS, as_of=moments[0].replace(tzinfo=None))
+    time.tzset()
+    assert [[row["source_version"] for row in rows] for rows in found] == [[2], [1], [1], []]
+    assert heads["source_version"].to_pylist() == [2]
 
 
 def test_a_rerun_with_other_rows_under_one_name_loses_none(tables):
