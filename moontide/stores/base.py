@@ -82,7 +82,8 @@ class OnlineStore(Protocol):
         """Write rows of ``view.table``'s schema, each fenced in the store's own transaction.
 
         Embedding rows that win, or equal the stored one, mark the item dirty in the same transaction. Sequence rows merge. Of
-        two rows for one entity in one call the higher order wins.
+        two rows for one entity in one call the higher order wins. A write of no rows changes nothing and checks whether this
+        process may write to the view at all.
 
         Raises:
             SpaceMismatch: rows of another space, or a view whose first writer was of another encoder or dim. Nothing was written.

@@ -79,24 +79,25 @@ class Codecs:
             raise Misconfigured(f"view {view.name}: expected a sequence view, got one of kind {view.kind}")
         return codec
 
-    def admit(self, view: ViewSpec, codec: AnyCodec) -> None:
-        """Before a write: register the schema, or claim the table; once per process.
+    def admit(self, view: ViewSpec, codec: AnyCodec, rows: int) -> None:
+        """Before a write: register the schema, or claim the table; once per process. A write of no rows checks the claim alone.
 
         Raises:
             SpaceMismatch: the table was claimed for vectors of another encoder or dim.
             Misconfigured: the table was claimed for sequences of another length.
         """
         if isinstance(codec, ColumnsCodec):
-            self._register(codec)
+            if rows:
+                self._register(codec)
         elif isinstance(codec, EmbeddingCodec):
-            claimed = self._claim(view, space_identity(codec.space))
+            claimed = self._claim(view, space_identity(codec.space), rows)
             if claimed is not None:
                 raise SpaceMismatch(
                     f"view {view.name}: expected writes of {claimed}, got {space_identity(codec.space)}; "
                     "give the new encoder a new space version, or drop the view and backfill it"
                 )
         else:
-            claimed = self._claim(view, str(self._length))
+            claimed = self._claim(view, str(self._length), rows)
             if claimed is not None:
                 raise Misconfigured(
                     f"view {view.name}: expected sequences of the last {claimed} behaviours, got a process that keeps "
@@ -108,13 +109,15 @@ class Codecs:
         self._kv.remove(self._claims, [view.name.encode()], mark=False)
         self._claimed.pop(view.name, None)
 
-    def _claim(self, view: ViewSpec, wanted: str) -> str | None:
+    def _claim(self, view: ViewSpec, wanted: str, rows: int) -> str | None:
         """The claim that stands where it is another one than `wanted`."""
         key, packed = view.name.encode(), wanted.encode()
         if self._claimed.get(view.name) == packed:
             return None
-        stored = b""
-        while not stored:  # gone again: dropped at this moment
+        (stored,) = self._kv.get(self._claims, [key], b"")
+        if not stored and not rows:
+            return None
+        while not stored:  # free, or dropped at this moment
             self._kv.put(self._claims, [key], [bytes(KEY_BYTES) + packed], mark=False)
             (stored,) = self._kv.get(self._claims, [key], b"")
         if stored[KEY_BYTES:] != packed:

@@ -66,9 +66,7 @@ class PackedOnlineStore:
         order, deleted = orders(view, rows)
         self._require_past(view, unbiased(order["event_timestamp"]), names.EVENT_TIMESTAMP)
         records = codec.pack(rows, order, deleted)
-        if not keys:
-            return WriteCounts()
-        self._codecs.admit(view, codec)
+        self._codecs.admit(view, codec, len(keys))
         return _counts(self._kv.put(self._codecs.table(view), keys, records, mark=view.kind is ViewKind.EMBEDDING))
 
     def read_embeddings(self, space: EmbeddingSpace, ids: Sequence[str]) -> Embeddings:
@@ -212,8 +210,7 @@ class PackedOnlineStore:
         users, news = list(together), list(together.values())
         times = np.fromiter((b.time for some in news for b in some), np.int64)
         self._require_past(view, times, "times")
-        if users:
-            self._codecs.admit(view, codec)
+        self._codecs.admit(view, codec, len(users))
         length = self._length
 
         def combine(row: int, stored: bytes) -> bytes:

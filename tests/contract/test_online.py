@@ -150,6 +150,8 @@ def test_the_first_writer_fixes_the_space_of_a_table(opened):
     for other in (EmbeddingSpace("moon", 1, DIM, "sha256:" + "b" * 64), EmbeddingSpace("moon", 1, DIM + 1, SPACE.encoder_digest)):
         for writer in (store, late):
             with pytest.raises(SpaceMismatch, match="drop the view"):
+                writer.write_rows(views.embedding_view(other), schemas.ITEM_EMBEDDING.empty_table())
+            with pytest.raises(SpaceMismatch, match="drop the view"):
                 writer.write_rows(views.embedding_view(other), rows(vectors(["a", "c"], space=other), version=9))
     assert store.read_records(VIEW, ["a", "b", "c"]) == before
     retrained = EmbeddingSpace("moon", 1, DIM, "sha256:" + "b" * 64)

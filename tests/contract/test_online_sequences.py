@@ -98,6 +98,8 @@ def test_the_first_writer_fixes_the_length_of_a_table(opened):
     other.write_rows(VIEW, rows())  # no rows, no claim
     store.write_rows(VIEW, rows(("u", seen(1, 2, 3, 4))))
     before = store.read_records(VIEW, ["u"])
+    with pytest.raises(Misconfigured, match="MOONTIDE_SEQUENCE_LENGTH=3"):
+        other.write_rows(VIEW, rows())
     for _ in range(2):
         with pytest.raises(Misconfigured, match="MOONTIDE_SEQUENCE_LENGTH=3"):
             other.write_rows(VIEW, rows(("u", seen(0, 5)), ("v", seen(1))))
