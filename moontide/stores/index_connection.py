@@ -14,8 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import unquote
 
-from grpc import RpcError  # type: ignore[import-untyped]
+from grpc import RpcError, StatusCode  # type: ignore[import-untyped]
 from pymilvus import MilvusClient
 from pymilvus.exceptions import ConnectionConfigException, MilvusException
 
@@ -27,6 +28,9 @@ NOT_FOUND: Final = 100
 _LITE_SUFFIX: Final = ".db"
 _LITE_LOCK: Final = "LOCK"
 _FAILURES: Final = (MilvusException, RpcError)
+#: Not let in: gRPC's words for it, and Milvus' (not authenticated, not permitted; before 2.3: permission denied).
+_REFUSED: Final = (StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED, 1_400, 1_401)
+_REFUSED_BEFORE_2_3: Final = 3
 
 
 class MilvusConnection:
@@ -38,22 +42,23 @@ class MilvusConnection:
         timeout: seconds one call may take.
 
     Attributes:
-        generation: rises with every reconnect; what was loaded or checked in an older one is to be loaded and checked again.
+        generation: rises with every reconnect and drop; what was loaded or checked in an older one is to be so again.
     """
 
-    _open: Final[dict[tuple[str, str], MilvusConnection]] = {}
+    _open: Final[dict[tuple[str, ...], MilvusConnection]] = {}
     _open_lock: Final = threading.Lock()
 
     def __init__(self, uri: str, token: str, timeout: float) -> None:
-        self.uri = uri
-        self.path = Path(uri).absolute() if uri.endswith(_LITE_SUFFIX) and "://" not in uri else None
+        self.path = _lite_path(uri)
         self.timeout = timeout
         self.generation = 0
+        self._uri = uri
         self._token = token
+        self._key = _key(uri, token)
         self._users = 0
         self._lock = threading.RLock()
         self._client: MilvusClient | None = None
-        self._durable: set[tuple[Path, int]] = set()
+        self._durable: dict[Path, tuple[int, int]] = {}
 
     @classmethod
     def acquire(cls, uri: str, token: str, timeout: float) -> MilvusConnection:
@@ -64,10 +69,9 @@ class MilvusConnection:
             Transient: the server does not answer.
         """
         with cls._open_lock:
-            key = (uri, token)
-            found = cls._open.get(key) or cls(uri, token, timeout)
+            found = cls._open.get(_key(uri, token)) or cls(uri, token, timeout)
             found.client()
-            cls._open[key] = found
+            cls._open[found._key] = found
             found._users += 1
             return found
 
@@ -76,7 +80,7 @@ class MilvusConnection:
         with self._open_lock:
             self._users -= 1
             if not self._users:
-                self._open.pop((self.uri, self._token), None)
+                self._open.pop(self._key, None)
                 self._release()
 
     def client(self) -> MilvusClient:
@@ -97,9 +101,9 @@ class MilvusConnection:
         try:
             return call(client)
         except _FAILURES as error:
-            if not _refused(error):
+            if not _refused(error) and _code(error) != NOT_FOUND:
                 self._drop(client, release=False)
-            raise _translated(what, error) from error
+            raise self._translated(what, error) from error
 
     def write(self, what: str, call: Callable[[MilvusClient], T]) -> T:
         """Run a call that writes; raises as `read`, after milvus-lite's file was closed (the next call opens it)."""
@@ -108,18 +112,25 @@ class MilvusConnection:
             return call(client)
         except _FAILURES as error:
             self._drop(client, release=True)
-            raise _translated(what, error) from error
+            raise self._translated(what, error) from error
+
+    def expire(self) -> None:
+        """Have every user of this connection check its collections again: one was dropped."""
+        with self._lock:
+            self.generation += 1
 
     def make_durable(self, collection: str) -> None:
         """Bring milvus-lite's files of a flushed collection from the page cache to the disk; a server does so itself."""
         if self.path is None:
             return
-        for entry in list((self.path / "collections" / collection).rglob("*")):
+        folder = self.path / "collections" / collection
+        for entry in [self.path.parent, self.path, folder.parent, folder, *folder.rglob("*")]:
             with suppress(FileNotFoundError):  # folded away in the background
-                state = (entry, entry.stat().st_mtime_ns)
-                if state not in self._durable:
+                stat = entry.stat()
+                state = (stat.st_mtime_ns, stat.st_size)
+                if self._durable.get(entry) != state:
                     fsync(entry)
-                    self._durable.add(state)
+                    self._durable[entry] = state
 
     def _drop(self, client: Any, *, release: bool) -> None:
         with self._lock:
@@ -143,7 +154,7 @@ class MilvusConnection:
 
     def _connect(self) -> MilvusClient:
         if self.path is None:
-            return self._dial(self.uri)
+            return self._dial(self._uri)
         if self.path.is_file():
             raise Misconfigured(
                 f"index {self.path}: expected a milvus-lite 3 folder, got a file (milvus-lite 2 cannot be read); "
@@ -160,12 +171,58 @@ class MilvusConnection:
     def _dial(self, uri: str) -> MilvusClient:
         try:
             return MilvusClient(uri=uri, token=self._token, timeout=self.timeout)
+        except ValueError:  # it may quote a part of the password, so it is not chained
+            raise Misconfigured(f"index: expected host:port, got {_where(uri)}; check MOONTIDE_INDEX_URI") from None
         except ConnectionConfigException as error:
+            shown = self._shown(error)
             if self.path is not None:
-                raise Transient(f"index {uri}: expected milvus-lite to open it, got: {error.message}; see its log") from error
-            raise Misconfigured(f"index: expected a Milvus URI or a path ending in .db, got {uri!r}: {error.message}") from error
+                raise Transient(f"index {uri}: expected milvus-lite to open it, got: {shown}; see its log") from error
+            # The client's own error quotes the address with its password, so it is not chained.
+            raise Misconfigured(
+                f"index: expected a Milvus URI or a path ending in .db, got {_where(uri)}: {shown}; check MOONTIDE_INDEX_URI"
+            ) from None
         except _FAILURES as error:
-            raise _translated(f"connect to {uri}", error) from error
+            raise self._translated(f"connect to {_where(uri)}", error) from error
+
+    def _translated(self, what: str, error: Any) -> Misconfigured | Transient:
+        got = self._shown(error)
+        if _code(error) == NOT_FOUND:
+            return Misconfigured(f"index: {what}: expected the collection to exist, got: {got}; backfill it, or ensure() it")
+        if _refused(error):
+            return Misconfigured(f"index: {what}: expected to be let in, got: {got}; set MOONTIDE_INDEX_TOKEN")
+        return Transient(f"index: {what}: expected success, got: {got}; write again what was not flushed")
+
+    def _shown(self, error: Any) -> str:
+        text = str(error)
+        if self.path is not None:
+            return text
+        text = text.replace(self._uri, _where(self._uri))
+        for secret in (unquote(_credentials(self._uri)), _credentials(self._uri), self._token.partition(":")[2] or self._token):
+            text = text.replace(secret, "***") if secret else text
+        return text
+
+
+def _lite_path(uri: str) -> Path | None:
+    return Path(uri).absolute() if uri.endswith(_LITE_SUFFIX) and "://" not in uri else None
+
+
+def _key(uri: str, token: str) -> tuple[str, ...]:
+    """What a process opens once: a milvus-lite file, however it is spelt, or a server as one user."""
+    path = _lite_path(uri)
+    return (uri, token) if path is None else (str(path.resolve()),)
+
+
+def _where(uri: str) -> str:
+    """An address without user, password, path and query."""
+    if "://" not in uri:
+        return uri
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('/')[0].partition('?')[0]}"
+
+
+def _credentials(uri: str) -> str:
+    """The password in an address, as it is written there; empty where there is none."""
+    return uri.partition("://")[2].rpartition("@")[0].partition(":")[2]
 
 
 def _locked(lock: Path) -> bool:
@@ -182,14 +239,10 @@ def _locked(lock: Path) -> bool:
     return False
 
 
+def _code(error: Any) -> object:
+    code = getattr(error, "code", None)
+    return code() if callable(code) else code
+
+
 def _refused(error: Any) -> bool:
-    text = str(error).lower()
-    return getattr(error, "code", None) == NOT_FOUND or "auth" in text or "permission" in text
-
-
-def _translated(what: str, error: Any) -> Misconfigured | Transient:
-    if getattr(error, "code", None) == NOT_FOUND:
-        return Misconfigured(f"index: {what}: expected the collection to exist, got: {error}; backfill it, or ensure() it")
-    if _refused(error):
-        return Misconfigured(f"index: {what}: expected to be let in, got: {error}; set MOONTIDE_INDEX_TOKEN")
-    return Transient(f"index: {what}: expected success, got: {error}; write again what was not flushed")
+    return _code(error) in _REFUSED or getattr(error, "compatible_code", None) == _REFUSED_BEFORE_2_3

@@ -11,6 +11,7 @@ import pytest
 
 from moontide import Embeddings, EmbeddingSpace
 from moontide.errors import Misconfigured
+from moontide.stores import index_connection
 from moontide.stores.index import MilvusIndex
 
 pytestmark = pytest.mark.faults
@@ -146,6 +147,48 @@ def test_the_folder_is_private(tmp_path):
     index = MilvusIndex(str(tmp_path / "deep" / "index.db"))
     index.close()
     assert os.stat(tmp_path / "deep" / "index.db").st_mode & 0o077 == 0
+
+
+def test_a_flush_brings_every_file_and_every_folder_that_names_one_to_the_disk(tmp_path, monkeypatch):
+    path, seen, fsync = tmp_path / "index.db", [], index_connection.fsync
+    monkeypatch.setattr(index_connection, "fsync", lambda entry: (fsync(entry), seen.append(entry)))
+    index = MilvusIndex(str(path))
+    try:
+        index.ensure(SPACE)
+        for number in range(2):
+            seen.clear()
+            vectors = np.random.default_rng(number).normal(size=(2, 64))
+            index.upsert(SPACE, Embeddings.from_float(SPACE, vectors, ids=[f"i{number}", "b"]), [bytes(40)] * 2)
+            index.flush(SPACE)
+            folder = path / "collections" / SPACE.collection
+            above = {tmp_path, path, folder.parent, folder} if not number else set()
+            below = [f for f in folder.rglob("*") if f.is_file()]
+            assert below and above <= set(seen)
+            assert number or set(below) <= set(seen)
+            assert any(f in seen for f in below)
+        seen.clear()
+        index._connection.make_durable(SPACE.collection)
+        assert seen == []
+    finally:
+        index.close()
+
+
+def test_one_file_in_several_spellings_is_one_connection(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    spellings = ["index.db", str(tmp_path / "index.db"), "deep/../index.db", "link/index.db"]
+    indexes = [MilvusIndex(spelling, token=str(n)) for n, spelling in enumerate(spellings)]
+    assert len({id(index._connection) for index in indexes}) == 1
+    indexes[0].ensure(SPACE)
+    rows = Embeddings.from_float(SPACE, np.random.default_rng(0).normal(size=(1, 64)), ids=["a"])
+    indexes[0].upsert(SPACE, rows, [bytes(40)])
+    monkeypatch.chdir("/")
+    for index in indexes[:-1]:
+        index.close()
+        assert indexes[-1].count(SPACE) == 1
+    indexes[-1].close()
+    assert stored(tmp_path / "index.db", [])[0] == 1
 
 
 def test_two_indexes_of_a_process_share_the_file_across_a_failed_write(tmp_path):
