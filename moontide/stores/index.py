@@ -69,7 +69,7 @@ class MilvusIndex:
     def upsert(self, space: EmbeddingSpace, embeddings: Embeddings, tokens: Sequence[bytes]) -> None:
         """As `VectorIndex.upsert`; of two rows with one id the last wins."""
         ids = rules.require_rows(space, embeddings, tokens)
-        collection = self._collection(space)
+        collection = self._collection(space, fresh=True)
         last = sorted({item: row for row, item in enumerate(ids)}.values())
         vectors = embeddings.codes.astype(np.float32)
         for rows in _batches(last, space.dim):
@@ -80,7 +80,7 @@ class MilvusIndex:
 
     def delete(self, space: EmbeddingSpace, ids: Sequence[str]) -> None:
         """As `VectorIndex.delete`."""
-        collection = self._collection(space)
+        collection = self._collection(space, fresh=True)
         for batch in _batches(names.require_ids(ids), 1):
             self._connection.write(
                 f"write {collection}", partial(MilvusClient.delete, collection_name=collection, ids=batch, timeout=self._timeout)
@@ -132,7 +132,7 @@ class MilvusIndex:
 
     def point_alias(self, space: EmbeddingSpace) -> None:
         """As `VectorIndex.point_alias`."""
-        collection = self._collection(space)
+        collection = self._collection(space, fresh=True)
         change = "alter_alias" if self._has(space.alias) else "create_alias"
         self._connection.write(
             f"point {space.alias} at {collection}", lambda c: getattr(c, change)(collection, space.alias, timeout=self._timeout)
@@ -151,11 +151,11 @@ class MilvusIndex:
         rules.require_own_collection(space)
         if not self._has(space.collection):
             return
-        collection = self._collection(space)
+        collection = self._collection(space, fresh=True)
         if self.resolve_alias(space.name) == space.stored_id:
             raise Misconfigured(rules.aliased(space))
         self._connection.write(f"drop {collection}", lambda c: c.drop_collection(collection, timeout=self._timeout))
-        self._known.pop(space, None)
+        self._connection.expire()
 
     def close(self) -> None:
         """As `VectorIndex.close`."""
@@ -164,10 +164,13 @@ class MilvusIndex:
     def _has(self, collection: str) -> bool:
         return bool(self._connection.read("list", lambda c: c.has_collection(collection, timeout=self._timeout)))
 
-    def _collection(self, space: EmbeddingSpace) -> str:
-        """The name of a collection that is there, is this space's and is loaded (checked once per connection)."""
+    def _collection(self, space: EmbeddingSpace, *, fresh: bool = False) -> str:
+        """The name of a collection that is there, is this space's and is loaded.
+
+        Checked once per connection, and now if `fresh`, as before writes: another process may have made it anew since.
+        """
         generation = self._connection.generation
-        if self._known.get(space) == generation:
+        if not fresh and self._known.get(space) == generation:
             return space.collection
         rules.require_own_collection(space)
         if not self._has(space.collection):

@@ -45,7 +45,18 @@ def lite_server(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("lite-server") / "server.db"
-    command = [sys.executable, "-m", "milvus_lite", "server", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "milvus_lite",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--data-dir",
+        str(folder),
+    ]
     with open(folder.parent / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
@@ -364,3 +375,49 @@ def test_a_dropped_space_can_be_made_again_empty(index, spaces):
     index.drop(space)
     index.ensure(space)
     assert index.count(space) == 0 and index.tokens(space, ["i0"]) == [None]
+
+
+def made_anew(index, space):
+    """Another encoder's space in the place of `space`."""
+    other = EmbeddingSpace(space.name, space.version, space.dim, "sha256:" + "1" * 64)
+    index.drop(space)
+    index.ensure(other)
+    return other
+
+
+def test_a_collection_made_anew_by_another_object_is_checked_again(tmp_path):
+    space = Spaces().new()
+    here, there = MilvusIndex(str(tmp_path / "index.db")), MilvusIndex(str(tmp_path / "index.db"))
+    try:
+        here.ensure(space)
+        here.upsert(space, vectors(space, 1), [token(1)])
+        other = made_anew(there, space)
+        for call in (*uses(here, space), lambda: here.drop(space)):
+            with pytest.raises(SpaceMismatch, match=f"expected space {space.id}.*got"):
+                call()
+        assert there.count(other) == 0 and there.resolve_alias(space.name) is None
+    finally:
+        here.close()
+        there.close()
+
+
+def test_a_collection_made_anew_by_another_process_takes_no_write_of_this_one(lite_server):
+    space = Spaces().new()
+    here, there = MilvusIndex(lite_server, token="a:b"), MilvusIndex(lite_server, token="c:d")
+    try:
+        here.ensure(space)
+        here.upsert(space, vectors(space, 1), [token(1)])
+        other = made_anew(there, space)
+        for call in (
+            lambda: here.upsert(space, vectors(space, 1), [token(1)]),
+            lambda: here.delete(space, ["i0"]),
+            lambda: here.point_alias(space),
+            lambda: here.drop(space),
+        ):
+            with pytest.raises(SpaceMismatch, match=f"expected space {space.id}.*got"):
+                call()
+        assert there.count(other) == 0 and there.resolve_alias(space.name) is None
+        there.drop(other)
+    finally:
+        here.close()
+        there.close()
