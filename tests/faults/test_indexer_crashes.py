@@ -244,7 +244,7 @@ class Stepped:
     def _run(self, online, index, space):
         try:
             Indexer(_Gate(online, self.wait), _Gate(index, self.wait), space).drain(max_rounds=2)
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - shown by the next step
             self.error = error
         self.done = True
         self._at.release()
