@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.storagelevel import StorageLevel
 
@@ -92,10 +91,10 @@ class Backfill:
             )
         catalog = open_catalog(choices.catalog, snapshot_us=snapshot)
         artifact = self._artifact()
+        self._check_image_root()
         require_reachable(self._settings, effective_master(choices.master), index=choices.index)
         start_jvm()
-        if not choices.dry_run:
-            self._check_stores()
+        self._check_stores()
         conf = {
             "spark.sql.execution.arrow.maxRecordsPerBatch": str(max(choices.batch_size, 1_024)),
             "spark.sql.execution.arrow.maxBytesPerBatch": str(_BYTES_PER_BATCH),
@@ -129,16 +128,28 @@ class Backfill:
         require_same_space(self._space, artifact.manifest.space, where=f"encoder {self._live.artifact}")
         return artifact
 
+    def _check_image_root(self) -> None:
+        """A mistyped folder would reject every image: refuse it where this machine can tell."""
+        root = self._choices.image_root
+        if root is not None and not effective_master(self._choices.master).startswith("spark") and not Path(root).is_dir():
+            raise Misconfigured(f"--image-root: expected a folder, got {root}, which is none; name the folder of the image paths")
+
     def _check_stores(self) -> None:
-        """Fail now where a store holds another space; the index last, because its collection is created where there is none."""
+        """Fail now where a store holds another space; the index last, because its collection is created where there is none.
+
+        A dry run looks at what is there and opens nothing that it would have to create.
+        """
         tables = OfflineTables(self._root)
         view = embedding_view(self._space)
-        next(tables.kept(view, tables.tree.files(tables.folder(view))[:1], np.ones(1, np.bool_), ["codes"]), None)
+        tables.require_own(view)
+        dry = self._choices.dry_run
+        if dry and self._settings.online == "lmdb" and not self._settings.lmdb_path.exists():
+            return
         with closing(online_store(self._settings)) as store:
             some = next(store.scan(view), [])[:1]
             store.read_embeddings(self._space, [str(i) for i in some])
             store.heads(item_features(), [])
-        if self._choices.index:
+        if self._choices.index and not dry:
             with closing(vector_index(self._settings)) as index:
                 index.ensure(self._space)
 
@@ -199,8 +210,11 @@ class Backfill:
 
 
 def image_root(catalog: InputTable) -> str | None:
-    """Folder that image paths are relative to: the catalog itself, or the folder of its one file; None where it is remote."""
+    """Folder that image paths are relative to; None where the catalog is remote.
+
+    The folder that was named, or the one beside its file; a folder called ``*.parquet`` counts as a file.
+    """
     if "://" in catalog.uri:
         return None
     path = Path(catalog.uri).absolute()
-    return str(path if path.is_dir() else path.parent)
+    return str(path if path.is_dir() and path.suffix != ".parquet" else path.parent)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs._rejects import RowReason
-from jobs._tables import InputTable, bad_text, column, read_unit
+from jobs._tables import InputTable, column, read_unit, without_bad_text
 from moontide import names, schemas
 from moontide.order import MAX_AHEAD_US
 from moontide.sequences import Behaviour, BehaviourSequence
@@ -64,14 +64,7 @@ class ReadBehaviours:
 
 def check(batch: pa.RecordBatch, now_us: int, *, source: int, first_row: int) -> pa.RecordBatch:
     """One batch of a behaviour file as `ROWS`; a row with a `reason` is not to be used."""
-    bad = np.zeros(len(batch), np.bool_)
-    for name in _TEXTS:
-        at = batch.schema.get_field_index(name)
-        wrong = bad_text(batch.column(at)) if len(batch) else bad
-        if wrong.any():
-            bad |= wrong
-            fixed = pc.if_else(pa.array(~wrong), batch.column(at), pa.scalar(None, batch.column(at).type))
-            batch = batch.set_column(at, name, fixed)
+    batch, bad = without_bad_text(batch, _TEXTS)
     found = {f.name: column(batch, f) for f in schemas.BEHAVIOURS}
     event = found[names.EVENT_TIMESTAMP].cast(pa.int64())
     size = pc.fill_null(pc.utf8_length(found["action"]), 0)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs._rejects import RowReason
-from jobs._tables import InputTable, bad_text, column, open_table, read_unit
+from jobs._tables import InputTable, column, open_table, read_unit, without_bad_text
 from moontide import names, schemas
 from moontide.errors import Misconfigured
 from moontide.order import MAX_AHEAD_US
@@ -122,16 +122,7 @@ def check(batch: pa.RecordBatch, rules: Rules, *, source: int, first_row: int) -
 
 def _columns(batch: pa.RecordBatch) -> dict[str, pa.Array]:
     """The contract's columns in its types; text that is no text is null and flagged in ``bad_text``."""
-    bad = np.zeros(len(batch), np.bool_)
-    for name in (names.ITEM_ID, *_TEXTS):
-        at = batch.schema.get_field_index(name)
-        if at < 0 or not len(batch):
-            continue
-        wrong = bad_text(batch.column(at))
-        if wrong.any():
-            bad |= wrong
-            fixed = pc.if_else(pa.array(~wrong), batch.column(at), pa.scalar(None, batch.column(at).type))
-            batch = batch.set_column(at, name, fixed)
+    batch, bad = without_bad_text(batch, (names.ITEM_ID, *_TEXTS))
     found = {f.name: column(batch, f) for f in schemas.CATALOG}
     found["deleted"] = pc.fill_null(found["deleted"], False)
     return found | {"bad_text": pa.array(bad)}

@@ -14,7 +14,7 @@ from pyspark import TaskContext
 from pyspark.accumulators import Accumulator
 
 from jobs._rejects import Rejected, RowReason
-from jobs._tables import InputTable, Unit, column, open_table, read_unit
+from jobs._tables import InputTable, Unit, column, open_table, read_unit, without_bad_text
 from moontide import names
 from moontide.errors import Misconfigured
 from moontide.features import compute_tiers
@@ -125,7 +125,8 @@ def open_ids(uri: str, required: tuple[str, ...], *, what: str) -> InputTable:
 def read_pairs(table: InputTable, unit: Unit) -> Iterator[pa.RecordBatch]:
     """The valid rows of one unit."""
     for batch in read_unit(table, unit, batch_rows=CHUNK):
-        found = pa.RecordBatch.from_arrays([column(batch, f) for f in PAIRS], schema=PAIRS)
+        text, _ = without_bad_text(batch, table.columns)
+        found = pa.RecordBatch.from_arrays([column(text, f) for f in PAIRS], schema=PAIRS)
         yield found.filter(pa.array(_valid(found)))
 
 
@@ -134,10 +135,13 @@ def rejects_of(table: InputTable) -> Iterator[Rejected]:
     for unit in table.units:
         at = unit.first_row
         for batch in read_unit(table, unit, batch_rows=CHUNK):
-            for row in np.flatnonzero(~_valid(batch)).tolist():
-                shown = {name: str(batch[name][row].as_py())[:80] for name in table.columns}
+            text, bad = without_bad_text(batch, table.columns)
+            for row in np.flatnonzero(~_valid(text)).tolist():
+                found = {name: text[name][row].as_py() for name in table.columns}
+                shown = {name: None if value is None else str(value)[:80] for name, value in found.items()}
+                reason = RowReason.BAD_TEXT if bad[row] else RowReason.INVALID_ID
                 detail = f"expected 1 to 64 characters of [A-Za-z0-9._:-], got {shown}"
-                yield Rejected(unit.path, at + row, shown.get(names.ITEM_ID), RowReason.INVALID_ID.value, detail)
+                yield Rejected(unit.path, at + row, shown.get(names.ITEM_ID), reason.value, detail)
             at += len(batch)
 
 
@@ -155,7 +159,8 @@ def valid_ids(table: InputTable, name: str) -> Iterator[list[str]]:
     """The valid ids of one column, in batches."""
     for unit in table.units:
         for batch in read_unit(table, unit, batch_rows=CHUNK):
-            yield batch.filter(pa.array(_valid(batch)))[name].to_pylist()
+            text, _ = without_bad_text(batch, table.columns)
+            yield text.filter(pa.array(_valid(text)))[name].to_pylist()
 
 
 def candidate_list(table: InputTable) -> list[str]:

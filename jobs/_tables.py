@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -57,8 +57,10 @@ def open_table(uri: str, contract: pa.Schema, required: tuple[str, ...], *, what
     Raises:
         Misconfigured: nothing there, no Parquet, a required column is missing, or a column is of another kind.
     """
+    if not uri.strip():
+        raise Misconfigured(f"{what}: expected a path or URI, got an empty one; name the file or folder")
     system, base = file_system(uri)
-    files = _files(system, base, what)
+    files = _files(system, _own_part(system, base, what), what)
     columns: tuple[str, ...] | None = None
     units: list[Unit] = []
     for source, path in enumerate(files):
@@ -96,7 +98,19 @@ def read_unit(table: InputTable, unit: Unit, *, batch_rows: int) -> Iterator[pa.
     with pq.ParquetFile(system.open_input_file(unit.path), buffer_size=1 << 20) as source:
         per_row = source.metadata.row_group(unit.row_group).total_byte_size // max(1, unit.rows)
         rows = max(1, min(batch_rows, _BATCH_BYTES // max(1, per_row)))
-        yield from source.iter_batches(batch_size=rows, row_groups=[unit.row_group], columns=list(table.columns))
+        batches = source.iter_batches(batch_size=rows, row_groups=[unit.row_group], columns=list(table.columns))
+        while (batch := _next(batches, unit)) is not None:
+            yield batch
+
+
+def _next(batches: Iterator[pa.RecordBatch], unit: Unit) -> pa.RecordBatch | None:
+    try:
+        return next(batches, None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Misconfigured(
+            f"{unit.path}: expected readable pages, got damaged ones in row group {unit.row_group} ({str(error)[:99]}); "
+            "export the file anew"
+        ) from error
 
 
 def event_days(table: InputTable) -> int:
@@ -134,7 +148,8 @@ def _bounds(found: pq.Statistics | None) -> tuple[datetime, datetime] | None:
 def column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     """A column in the contract's type; all null where the file has none.
 
-    A value that the type cannot hold becomes null; text that is not UTF-8 must be found with `bad_text` first.
+    A value that the type cannot hold becomes null, a time beyond it the last or first one, a number the nearest float.
+    Text that is not UTF-8 must be found with `without_bad_text` first.
 
     Raises:
         Misconfigured: the type cannot be converted.
@@ -147,9 +162,26 @@ def column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     try:
         if pa.types.is_integer(field.type):
             values = _whole(values)
-        return values.cast(field.type, safe=not pa.types.is_timestamp(field.type))
+        elif pa.types.is_timestamp(field.type):
+            return _micros(values).cast(field.type)
+        return values.cast(field.type, safe=not pa.types.is_floating(field.type))
     except pa.ArrowInvalid as error:
         raise Misconfigured(f"column {field.name}: expected {field.type}, got {values.type}: {error}; cast it") from error
+
+
+def without_bad_text(batch: pa.RecordBatch, columns: Sequence[str]) -> tuple[pa.RecordBatch, NDArray[np.bool_]]:
+    """The batch with text that is not UTF-8 as null, and (B,) bool: the rows that had such text in one of `columns`."""
+    bad = np.zeros(len(batch), np.bool_)
+    for name in columns:
+        at = batch.schema.get_field_index(name)
+        if at < 0 or not len(batch):
+            continue
+        wrong = bad_text(batch.column(at))
+        if wrong.any():
+            bad |= wrong
+            fixed = pc.if_else(pa.array(~wrong), batch.column(at), pa.scalar(None, batch.column(at).type))
+            batch = batch.set_column(at, name, fixed)
+    return batch, bad
 
 
 def bad_text(values: pa.Array) -> NDArray[np.bool_]:
@@ -171,6 +203,22 @@ def bad_text(values: pa.Array) -> NDArray[np.bool_]:
     return bad
 
 
+def _micros(values: pa.Array) -> pa.Array:
+    """(B,) int64 microseconds of a time or date column; what overflows becomes the last or first time there is."""
+    if pa.types.is_null(values.type):
+        return values.cast(pa.int64())
+    if pa.types.is_date(values.type):
+        values = values.cast(pa.timestamp("ms" if pa.types.is_date64(values.type) else "s"))
+    if values.type.unit == "ns":
+        values = values.cast(pa.timestamp("us", values.type.tz), safe=False)
+    plain = values.cast(pa.int64())
+    factor = {"s": 1_000_000, "ms": 1_000, "us": 1}[values.type.unit]
+    options = pc.ElementWiseAggregateOptions(skip_nulls=False)
+    most = (2**63 - 1) // factor
+    held = pc.max_element_wise(pc.min_element_wise(plain, most, options=options), -most, options=options)
+    return pc.multiply(held, factor)
+
+
 def _whole(values: pa.Array) -> pa.Array:
     """Numbers that are no int64 as null."""
     if pa.types.is_uint64(values.type):
@@ -182,6 +230,12 @@ def _whole(values: pa.Array) -> pa.Array:
         return values
     whole = pc.and_(pc.is_finite(values), pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**63)))
     return pc.if_else(pc.fill_null(whole, False), values, pa.scalar(None, values.type))
+
+
+def _own_part(system: pafs.FileSystem, base: str, what: str) -> str:
+    """``<base>/<what>.parquet`` where `base` is a folder of the documented layout, which holds other tables as well."""
+    inside = f"{base}/{what}.parquet"
+    return base if system.get_file_info(inside).type == pafs.FileType.NotFound else inside
 
 
 def _files(system: pafs.FileSystem, base: str, what: str) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -73,7 +73,12 @@ def _moment(text: str) -> int:
         raise argparse.ArgumentTypeError(f"expected ISO 8601, e.g. 2026-01-31T00:00:00Z, got {text!r}") from None
     if moment.tzinfo is None:
         raise argparse.ArgumentTypeError(f"expected a time zone, e.g. {text}Z, got none")
-    since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    try:
+        since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    except OverflowError:
+        since = timedelta(-1)
+    if since < timedelta(0):
+        raise argparse.ArgumentTypeError(f"expected a time from 1970 on, got {text!r}")
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 

@@ -72,13 +72,15 @@ def _run(args: argparse.Namespace) -> Exit:
     on_spark = settings.online == "redis" and wanted.candidates is None
     if on_spark or args.master is not None:
         require_reachable(settings, effective_master(args.master), index=False)
+    if settings.online != "lmdb" or not args.dry_run or settings.lmdb_path.exists():
+        _require_space(job, wanted)
     rejected = _reject(wanted, args.rejects or settings.home / "rejects" / "simtier.parquet", job.clock(), dry=args.dry_run)
     if args.dry_run:
-        say(f"{spec.view}: would compute {wanted.pairs:,} pairs, {rejected:,} input rows rejected")
+        say(f"{spec.view}: would compute at most {wanted.pairs - rejected:,} pairs, {rejected:,} input rows rejected")
     else:
-        _require_space(job, wanted)
         stored = _on_spark(job, wanted, args) if on_spark else _in_driver(job, wanted)
-        say(f"{spec.view}: {stored:,} pairs stored, {rejected:,} input rows rejected")
+        repeated = "" if wanted.candidates is not None else f", {wanted.pairs - rejected - stored:,} repeated"
+        say(f"{spec.view}: {stored:,} pairs stored, {rejected:,} input rows rejected{repeated}")
     return Exit.REJECTED if rejected else Exit.DONE
 
 

@@ -136,6 +136,9 @@ def require_columns(got: pa.Schema, expected: pa.Schema, required: tuple[str, ..
         raise Misconfigured(
             f"{where}: expected columns {list(required)}, got {got.names}; add {missing} (see docs/reference/schemas.md)"
         )
+    twice = sorted({f.name for f in expected if got.names.count(f.name) > 1})
+    if twice:
+        raise Misconfigured(f"{where}: expected each column once, got {twice} more than once; rename one of each on export")
     for field in expected:
         if field.name in got.names and not _same_kind(got.field(field.name).type, field.type):
             raise Misconfigured(

@@ -7,10 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs._backfill import image_root
 from jobs._catalog import Rules, check, open_catalog, read_catalog
 from jobs._encode import _known_at
+from jobs._simtier import open_ids, read_pairs, rejects_of
 from jobs._tables import bad_text, event_days
-from moontide import schemas
+from moontide import Misconfigured, schemas
 
 pytestmark = pytest.mark.unit
 NOW = 1_700_000_000_000_000
@@ -80,3 +82,57 @@ def test_only_content_that_was_known_keeps_the_time_it_was_known():
     )
     assert np.array_equal(_known_at(part, ["h1", "h2", "h3"], 900), [100, 900, 900])
     assert len(_known_at(part.slice(0, 0), [], 900)) == 0
+
+
+@pytest.mark.parametrize("unit", ["s", "ms"])
+def test_a_time_that_overflows_microseconds_is_out_of_range(unit):
+    assert reason(row(event_timestamp=pa.array([2**61], pa.timestamp(unit, tz="UTC")))) == ["event_time_out_of_range"]
+    assert reason(row(event_timestamp=pa.array([-(2**61)], pa.timestamp(unit)))) == ["event_time_out_of_range"]
+    assert reason(row(event_timestamp=pa.array([None], pa.timestamp(unit)))) == ["no_event_time"]
+
+
+def test_dates_are_times():
+    found = check(row(event_timestamp=pa.array([1], pa.date32())), RULES, source=0, first_row=0)
+    assert found["event_us"].to_pylist() == [86_400_000_000]
+
+
+def test_a_price_of_any_whole_number_is_a_price():
+    assert reason(row(price=pa.array([2**62 + 1], pa.int64()))) == [None]
+
+
+def test_columns_named_twice_are_refused():
+    twice = pa.schema([("item_id", pa.string()), ("title", pa.string()), ("title", pa.string())])
+    with pytest.raises(Misconfigured, match=r"once.*title"):
+        schemas.require_columns(twice, schemas.CATALOG, ("item_id",), where="x")
+
+
+def test_damaged_pages_name_the_file(tmp_path):
+    path = tmp_path / "catalog.parquet"
+    pq.write_table(pa.table({"item_id": [f"i{n}" for n in range(5_000)], "title": ["x"] * 5_000}), path, compression="none")
+    raw = bytearray(path.read_bytes())
+    raw[4:400] = b"\xff" * 396
+    path.write_bytes(bytes(raw))
+    table = open_catalog(str(path), snapshot_us=NOW)
+    with pytest.raises(Misconfigured, match=r"catalog\.parquet.*damaged"):
+        list(read_catalog(table, 0, RULES, batch_rows=100))
+
+
+def test_a_folder_of_the_layout_and_an_empty_path(tmp_path):
+    pq.write_table(pa.table({"item_id": ["a"], "title": ["t"]}), tmp_path / "catalog.parquet")
+    pq.write_table(pa.table({"user_id": ["u"]}), tmp_path / "behaviours.parquet")
+    table = open_catalog(str(tmp_path), snapshot_us=NOW)
+    assert table.rows == 1
+    assert image_root(table) == str(tmp_path)
+    with pytest.raises(Misconfigured, match="empty"):
+        open_catalog("", snapshot_us=NOW)
+
+
+def test_pairs_that_are_no_text_are_rejected_and_the_others_stay(tmp_path):
+    raw = pa.array([b"u1", b"\xff\xfe", None], pa.binary())
+    users = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    pq.write_table(pa.table({"user_id": users, "item_id": ["a", "b", "c"]}), tmp_path / "pairs.parquet")
+    table = open_ids(str(tmp_path), ("user_id", "item_id"), what="pairs")
+    assert [b.to_pylist() for b in read_pairs(table, table.units[0])] == [[{"user_id": "u1", "item_id": "a"}]]
+    found = list(rejects_of(table))
+    assert [(r.row, r.item_id, r.reason) for r in found] == [(1, "b", "bad_text"), (2, "c", "invalid_id")]
+    assert "None" in found[1].detail
