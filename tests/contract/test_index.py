@@ -232,7 +232,7 @@ def test_empty_batches_change_nothing(index, spaces):
     assert index.search(space, vectors(space, 1), 3).ids == [[]]
 
 
-def test_more_rows_than_a_batch(index, spaces):
+def test_more_rows_than_a_batch_are_written_read_and_deleted_whole(index, spaces):
     space = spaces.new(2)
     index.ensure(space)
     items = vectors(space, 2_345)
@@ -330,7 +330,7 @@ def test_ids_are_checked_at_the_edge(index, spaces, bad):
     assert index.count(space) == 1
 
 
-def test_wrong_calls_are_refused(index, spaces):
+def test_wrong_calls_are_refused_and_write_nothing(index, spaces):
     space = spaces.new()
     index.ensure(space)
     rows = vectors(space, 1)

@@ -123,7 +123,7 @@ def test_any_history_of_appends_and_compactions_reads_as_its_distinct_rows(tmp_p
     assert same(rows_of(tables.latest(EMBEDDINGS, ["a", "zz"])), [r for i, r in newest.items() if i == "a"])
 
 
-def test_layout(tables):
+def test_files_lie_by_space_spec_and_utc_day_in_the_documented_format(tables):
     paths = tables.append(EMBEDDINGS, table([embedding("a", 1, 0, 0), embedding("b", 1, 86_400, 0)]), writer="job-0")
     root = tables.tree.base
     assert [p.rsplit("/", 1)[0] for p in paths] == [
@@ -148,7 +148,7 @@ def test_days_are_utc_and_reach_before_1970(tables):
     assert tables.partitions(EMBEDDINGS) == ["date=1969-12-31", "date=2026-03-01"]
 
 
-def test_batches_of_none_and_one(tables):
+def test_batches_of_none_and_one_row_read_back_as_written(tables):
     assert tables.append(EMBEDDINGS, table([]), writer="w") == []
     assert list(tables.scan(EMBEDDINGS)) == list(tables.latest(EMBEDDINGS)) == []
     assert tables.latest_heads(EMBEDDINGS).num_rows == 0 and tables.partitions(EMBEDDINGS) == []
@@ -241,9 +241,10 @@ def test_wrong_rows_write_nothing(tables, change, error):
 
 
 @pytest.mark.parametrize("writer", ["", "a/b", "../x", "a b", "x" * 121])
-def test_wrong_writer_names(tables, writer):
+def test_wrong_writer_names_are_refused_and_write_nothing(tables, writer):
     with pytest.raises(Misconfigured, match="writer"):
         tables.append(EMBEDDINGS, table([embedding("a", 1, 0, 0)]), writer=writer)
+    assert files(tables) == []
 
 
 def test_another_encoder_under_the_same_space_id_is_refused(tables):
@@ -276,7 +277,7 @@ def test_files_of_a_newer_format_or_no_parquet_stop_the_reader(tables):
         tables.latest_heads(EMBEDDINGS)
 
 
-def test_roots_that_cannot_be_opened():
+def test_a_root_that_cannot_be_opened_is_misconfigured():
     with pytest.raises(Misconfigured, match="offline root"):
         OfflineTables("nosuch://bucket/x")
 

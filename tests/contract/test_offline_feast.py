@@ -78,7 +78,13 @@ def test_duckdb_reads_the_folder_at_every_stage(site):
     tables, store = site
     pairs = [("a", 0), ("a", 1), ("a", 2), ("b", 2), ("zz", 2)]
     assert as_of(store, pairs) == dict.fromkeys(pairs)
-    expected = {("a", 0): (1, [1.0, 0.0]), ("a", 1): (2, [2.0, 5.0]), ("a", 2): (3, [3.0, 0.0]), ("b", 2): (1, [1.0, 0.0]), ("zz", 2): None}
+    expected = {
+        ("a", 0): (1, [1.0, 0.0]),
+        ("a", 1): (2, [2.0, 5.0]),
+        ("a", 2): (3, [3.0, 0.0]),
+        ("b", 2): (1, [1.0, 0.0]),
+        ("zz", 2): None,
+    }
     tables.append(VIEW, table(row("a", 1, 0), row("b", 1, 0), row("a", 2, 1)), writer="one")
     tables.append(VIEW, table(row("a", 2, 1, encoded=5), row("a", 3, 2)), writer="two")
     tables.append(VIEW, table(row("a", 1, 0), row("a", 3, 2)), writer="replay")
