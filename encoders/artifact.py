@@ -137,8 +137,9 @@ def save_artifact(
     """Write an artifact so that `path` is never half of one; returns its space with the digest filled in.
 
     Raises:
-        Misconfigured: a model that `load_artifact` would refuse.
+        Misconfigured: a model that `load_artifact` would refuse, or `path` holds something else than an artifact.
     """
+    require_replaceable(path)
     files = dict(models)
     files[LAYOUT.tokenizer] = _dump(asdict(tokenizer))
     files[LAYOUT.preprocessing] = _dump(asdict(preprocessing))
@@ -159,6 +160,32 @@ def save_artifact(
     files[LAYOUT.manifest] = _dump(body)
     _replace_folder(Path(path), files)
     return space
+
+
+def require_replaceable(path: str | os.PathLike[str]) -> None:
+    """Refuse a place where `save_artifact` would delete something that is not an artifact.
+
+    Raises:
+        Misconfigured: `path` is a file, a link, or a folder with content and no manifest of an artifact.
+    """
+    target = Path(path)
+    if not target.exists() and not target.is_symlink():
+        return
+    if target.is_symlink() or not target.is_dir():
+        raise Misconfigured(f"artifact {target}: expected a folder or nothing, got a file or a link; choose another --out")
+    if any(target.iterdir()) and not _has_manifest(target):
+        raise Misconfigured(
+            f"artifact {target}: expected an artifact, an empty folder or nothing, got a folder with other content; "
+            "choose another --out, writing there would delete it"
+        )
+
+
+def _has_manifest(folder: Path) -> bool:
+    try:
+        body = _json(_read(folder / LAYOUT.manifest), LAYOUT.manifest)
+    except Misconfigured:
+        return False
+    return body.keys() >= {"format_version", "space", "digest"}
 
 
 def _replace_folder(target: Path, files: Mapping[str, bytes]) -> None:

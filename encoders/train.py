@@ -9,12 +9,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from encoders.artifact import Manifest, Preprocessing, save_artifact
+from encoders.artifact import Manifest, Preprocessing, require_replaceable, save_artifact
 from encoders.batches import illustrated_of, inverse_frequencies, photos_of, titles_of
 from encoders.data import SPLIT_SHARES, DataSet, read_data_set
 from encoders.evaluate import evaluate
@@ -24,6 +25,7 @@ from encoders.runtime import Encoder
 from encoders.step import LossConfig, Stepper, TrainingData
 from encoders.tokenizer import Tokenizer, TokenizerConfig
 from encoders.towers import Moon
+from moontide import names
 from moontide.errors import MoontideError
 from moontide.spaces import EmbeddingSpace
 
@@ -133,20 +135,42 @@ def _side(config: TrainConfig, done: float) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m encoders.train", description=__doc__)
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="folders as in docs/reference/training-data.md")
-    parser.add_argument("--out", type=Path, required=True, help="artifact directory; replaced when it exists")
-    parser.add_argument("--space", default="moon", help="family of the space")
-    parser.add_argument("--version", type=int, default=1, help="version of the space; a new model needs a new one")
-    parser.add_argument("--cutoff", help="ISO date; no transaction of this day or later is used, nor items first sold then")
+    parser.add_argument("--out", type=Path, required=True, help="artifact directory; an older artifact there is replaced")
+    parser.add_argument("--space", type=_family, default="moon", help="family of the space")
+    parser.add_argument("--version", type=_positive, default=1, help="version of the space; a new model needs a new one")
+    parser.add_argument(
+        "--cutoff", type=_day, metavar="YYYY-MM-DD", help="no transaction of this day or later is used, nor items first sold then"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=TrainConfig().steps)
+    parser.add_argument("--steps", type=_positive, default=TrainConfig().steps)
     parser.add_argument("--minutes", type=float, default=15.0, help="upper limit; stopping early is not repeatable")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=_positive, default=1)
     parser.add_argument("--dry-run", action="store_true", help="read the data, say what would be trained, write nothing")
     return parser
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+    return value
+
+
+def _family(text: str) -> str:
+    if not names.is_space_name(text):
+        raise argparse.ArgumentTypeError(f"expected [a-z][a-z0-9]* of at most 24 characters, got {text!r}")
+    return text
+
+
+def _day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a day as 2024-12-31, got {text!r}") from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 failed."""
+    """Exit code: 0 done, 1 failed, 2 wrong use."""
     arguments = _parser().parse_args(argv)
     torch.set_num_threads(arguments.threads)
     torch.use_deterministic_algorithms(True)
@@ -159,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     config, losses = TrainConfig(seed=arguments.seed, steps=arguments.steps), LossConfig()
+    require_replaceable(arguments.out)
     data_sets = [read_data_set(folder, cutoff=arguments.cutoff) for folder in arguments.data]
     for data in data_sets:
         say(f"{data.name}: " + ", ".join(f"{len(data.rows(name))} {name}" for name, _ in SPLIT_SHARES))

@@ -39,3 +39,39 @@ def test_the_command_trains_and_reports(
     assert body["provenance"]["data"][0]["licence"] == "CC0-1.0"
     assert "step 2/2" in capsys.readouterr().out
     assert main(["--data", str(tmp_path), "--out", str(tmp_path / "x")]) == 1
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize("found", ["notes.txt", "manifest.json"])
+def test_a_folder_that_is_no_artifact_is_refused_before_any_data_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dry: list[str], found: str
+) -> None:
+    from encoders.train import main
+
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / found).write_text("{}")
+    assert main(["--data", str(tmp_path / "none"), "--out", str(out), *dry]) == 1
+    assert "would delete it" in capsys.readouterr().err
+    assert (out / found).read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--steps", "0"],
+        ["--steps", "x"],
+        ["--space", "Moon 1"],
+        ["--cutoff", "yesterday"],
+        ["--version", "0"],
+        ["--threads", "0"],
+    ],
+)
+def test_a_wrong_argument_is_wrong_use_under_a_dry_run_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str]
+) -> None:
+    from encoders.train import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(["--data", str(tmp_path), "--out", str(tmp_path / "x"), "--dry-run", *wrong])
+    assert stop.value.code == 2 and wrong[0] in capsys.readouterr().err
