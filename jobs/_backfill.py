@@ -149,6 +149,8 @@ class Backfill:
             some = next(store.scan(view), [])[:1]
             store.read_embeddings(self._space, [str(i) for i in some])
             store.heads(item_features(), [])
+            if not dry:
+                store.write_rows(view, view.table.empty_table())
         if self._choices.index and not dry:
             with closing(vector_index(self._settings)) as index:
                 index.ensure(self._space)

@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> Exit:
     settings, live = site(args.home)
+    live.require_length(settings.sequence_length)
     spec = live.simtier(args.spec)
     wanted = _wanted(args)
     job = TierJob(settings, spec, live.space(spec.space_id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
@@ -49,24 +50,26 @@ def _run(args: argparse.Namespace) -> Exit:
     known = {v.name: v for v in live.views() if v.kind is ViewKind.SEQUENCE}
     if args.sequence not in known:
         raise Misconfigured(f"--sequence: expected one of {sorted(known)}, got {args.sequence!r}; name it in spaces.toml")
+    view = known[args.sequence]
     table = open_table(args.behaviours, schemas.BEHAVIOURS, tuple(schemas.BEHAVIOURS.names), what="behaviours")
     require_reachable(settings, effective_master(args.master), index=False)
     now = now_us()
     start_jvm()
     if not args.dry_run:
-        online_store(settings).close()
+        with closing(online_store(settings)) as store:
+            # No rows: only whether this process may write to the view, before anything is written offline.
+            store.write_rows(view, view.table.empty_table())
     with spark_session("moontide user_sequences", args.master) as spark:
         partitions = args.partitions or default_partitions(table.rows, spark.sparkContext.defaultParallelism)
         spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
         rows = numbers(spark, len(table.units)).mapInArrow(ReadBehaviours(table, now), arrow_ddl(ROWS))
         path = args.rejects or settings.home / "rejects" / "user_sequences.parquet"
         rejected = _reject(rows, table, path, now, dry=args.dry_run)
-        good = _with_old(spark, rows.where("reason is null"), settings, known[args.sequence])
+        good = _with_old(spark, rows.where("reason is null"), settings, view)
         folded = fold(good, partitions, settings.sequence_length)
         if args.dry_run:
             say(f"behaviours {table.rows:,} rows: {rejected:,} rejected, sequences of {folded.count():,} users would change")
         else:
-            view = known[args.sequence]
             written = _write(by_date(folded, partitions, event_days(table), key=names.USER_ID), settings, view, table.rows, now)
             say(f"behaviours {table.rows:,} rows: {rejected:,} rejected, sequences of {written:,} users changed")
             total = load_everywhere(spark, settings, view)
