@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
-from pydantic import ValidationError
 
-from moontide.errors import Misconfigured, MoontideError
+from moontide.errors import MoontideError
 from moontide.live import LiveSpaces, load_spaces
-from moontide.settings import Settings
+from moontide.settings import Settings, load_settings
 
 _EPILOG: Final = (
     "exit codes: 0 done; 1 failed, one line on stderr says why; 2 wrong use; 3 done, some rows rejected. "
@@ -62,12 +61,7 @@ def site(home: Path | None) -> tuple[Settings, LiveSpaces]:
     Raises:
         Misconfigured: a setting or ``spaces.toml`` is wrong.
     """
-    try:
-        settings = Settings() if home is None else Settings(home=home.absolute())
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise Misconfigured(f"MOONTIDE_{name}: {first['msg']}, got {first.get('input')!r}") from error
+    settings = load_settings() if home is None else load_settings(home=home.absolute())
     return settings, load_spaces(settings.spaces_path)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from moontide.errors import Misconfigured
 
 DEFAULT_HOME: Final = Path.home() / ".moontide"
 
@@ -63,3 +66,20 @@ class Settings(BaseSettings):
     def milvus_uri(self) -> str:
         """Milvus URI, or the path of the milvus-lite file."""
         return self.index_uri or str(self.home / "index.db")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """`Settings` of this process: `overrides` by field name, then the environment, then defaults.
+
+    Raises:
+        Misconfigured: a value does not fit; one line that names the variable and never shows a value, which may be a secret.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name, problem = ".".join(str(part) for part in first["loc"][:1]), first["msg"]
+    except SettingsError as error:
+        found = re.search(r'field "(\w+)"', str(error))
+        name, problem = found[1] if found else "*", """expected JSON, as in '["s3", "gs"]', got something else"""
+    raise Misconfigured(f"MOONTIDE_{name.upper()}: {problem}; see docs/reference/settings.md")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from moontide.cli.lookup import neighbours
 from moontide.cli.report import Candidate, Card, Neighbours
 from moontide.live import LiveSpaces, Service, load_spaces
-from moontide.settings import Settings
+from moontide.settings import Settings, load_settings
 from moontide.stores.base import OnlineStore, VectorIndex
 from moontide.views import user_sequence
 from serving import RankingClient
@@ -46,7 +46,7 @@ class Site:
         """Open the stores that the environment names, for the feature repository at `repo`."""
         from moontide.stores import online_store, vector_index
 
-        settings = Settings()
+        settings = load_settings()
         live = load_spaces(settings.spaces_path)
         with RankingClient.from_repo(repo) as client:
             store, index = online_store(settings), vector_index(settings)

@@ -25,7 +25,7 @@ from feast.repo_config import FeastConfigBaseModel
 from pydantic import SecretStr
 
 from moontide import names
-from moontide.settings import Settings
+from moontide.settings import Settings, load_settings
 from moontide.stores import online_store
 from moontide.stores.base import OnlineStore, Status
 from moontide.stores.feast_foreign import FeastRow
@@ -191,7 +191,8 @@ class LmdbOnlineStore(PackedFeastStore):
     def settings(self, config: Any) -> Settings:
         """See `PackedFeastStore.settings`."""
         home = config.online_store.home
-        return Settings(online="lmdb") if home is None else Settings(online="lmdb", home=Path(config.repo_path or ".") / home)
+        placed = {} if home is None else {"home": Path(config.repo_path or ".") / home}
+        return load_settings(online="lmdb", **placed)
 
 
 class RedisOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
@@ -215,4 +216,4 @@ class RedisOnlineStore(PackedFeastStore):
     def settings(self, config: Any) -> Settings:
         """See `PackedFeastStore.settings`."""
         chosen = {"redis_url": config.online_store.url, "redis_cluster": config.online_store.cluster}
-        return Settings(online="redis", **{name: value for name, value in chosen.items() if value is not None})
+        return load_settings(online="redis", **{name: value for name, value in chosen.items() if value is not None})

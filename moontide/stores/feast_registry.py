@@ -7,7 +7,7 @@ from typing import Any
 
 from feast.infra.registry.file import FileRegistryStore
 
-from moontide.settings import Settings
+from moontide.settings import load_settings
 
 
 class HomeRegistryStore(FileRegistryStore):  # type: ignore[misc]
@@ -21,7 +21,7 @@ class HomeRegistryStore(FileRegistryStore):  # type: ignore[misc]
     """
 
     def __init__(self, registry_config: Any, repo_path: Path) -> None:  # noqa: ARG002
-        super().__init__(registry_config, Settings().home)
+        super().__init__(registry_config, load_settings().home)
 
     def update_registry_proto(self, registry_proto: Any) -> None:
         """Write the registry; makes the home folder where there is none."""
