@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +40,17 @@ class RankingClient:
 
         return cls(*open_repo(Path(repo)))
 
-    def features(self, user_id: str, item_ids: Sequence[str], *, service: str = "ctr_v1") -> pa.Table:
+    def features(
+        self, user_id: str, item_ids: Iterable[str] | pa.Array | pa.ChunkedArray, *, service: str = "ctr_v1"
+    ) -> pa.Table:
         """Features of C candidates for one user.
 
         Args:
             user_id: an unknown user has no history: counts 0, missing 0.
-            item_ids: C candidates, repeats allowed, 0 is fine. Vector and fields stand for themselves: an item without a
-                vector (unknown, not encoded yet, or its vector deleted) has ``embedding_present`` false, a null embedding and
-                the whole history in ``missing``; one whose ``item_features`` record is absent or deleted has null fields.
-            service: the feature service; it pins space, SimTier spec and item fields.
+            item_ids: C candidates (a list, an Arrow or NumPy array, any iterable of str), repeats allowed, 0 is fine. Vector
+                and fields stand for themselves: an item without a vector (unknown, not encoded yet, or its vector deleted) has
+                ``embedding_present`` false, a null embedding and the whole history in ``missing``; one whose ``item_features``
+                record is absent or deleted has null fields.
 
         Returns:
             C rows in the order of `item_ids`: ``item_id``; ``embedding`` fixed_size_list<float32>[D] (codes * scale);
@@ -59,19 +61,20 @@ class RankingClient:
             Misconfigured: no such service.
             Poison: a user or item id that cannot be one.
             SpaceMismatch: the store holds vectors of another encoder under this space's name.
+            TypeError: `item_ids` is one string, or nothing that can be iterated.
         """
         chosen = self._live.service(service)
         names.require_ids([user_id], what=names.USER_ID)
-        names.require_ids(item_ids)
-        read = request_tiers(self._store, chosen.space, chosen.simtier, user_id, item_ids)
+        ids = names.require_ids(_listed(item_ids))
+        read = request_tiers(self._store, chosen.space, chosen.simtier, user_id, ids)
         columns: dict[str, pa.Array | pa.ChunkedArray] = {
-            names.ITEM_ID: pa.array(item_ids, pa.string()),
+            names.ITEM_ID: pa.array(ids, pa.string()),
             "embedding": _vectors(read.candidates),
             "embedding_present": pa.array(read.candidates.present),
             **_tier_columns(read.tiers),
         }
         if chosen.item_fields:
-            fields = self._store.read_columns(item_features(), list(item_ids), list(chosen.item_fields))
+            fields = self._store.read_columns(item_features(), ids, list(chosen.item_fields))
             columns.update((name, fields.column(name)) for name in chosen.item_fields)
         return pa.table(columns).replace_schema_metadata(_metadata(chosen, read.sequence_version))
 
@@ -84,6 +87,17 @@ class RankingClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _listed(item_ids: Iterable[str] | pa.Array | pa.ChunkedArray) -> Iterable[str]:
+    """`item_ids` with Python strings in it, whatever array holds them."""
+    if isinstance(item_ids, pa.Array | pa.ChunkedArray):
+        return list(item_ids.to_pylist())
+    if isinstance(item_ids, np.ndarray):
+        item_ids = item_ids.tolist()
+    if isinstance(item_ids, str | bytes) or not isinstance(item_ids, Iterable):
+        raise TypeError(f"item_ids: expected a list or array of ids, got {type(item_ids).__name__}; pass [item_id] for one")
+    return item_ids
 
 
 def _vectors(embeddings: Embeddings) -> pa.Array:

@@ -127,3 +127,20 @@ def test_vector_and_fields_are_deleted_each_by_their_own_tombstone(client, live)
     assert table.column("embedding").null_count == 1 and table.column("embedding").to_pylist()[1] is not None
     assert table.column("price").to_pylist() == [1.5, None] and table.column("category").to_pylist() == ["hats", None]
     assert table.column("missing").to_pylist()[0] == 2  # its own behaviour is dropped
+
+
+@pytest.mark.parametrize(
+    "ids", [tuple, iter, np.array, pa.array, lambda i: pa.chunked_array([i[:1], i[1:]]), lambda i: np.array(i, object)]
+)
+def test_any_iterable_of_ids_gives_the_same_table(client, ids):
+    for wanted in (["b", "a"], ["b"]):
+        assert client.features("u", ids(wanted)).equals(client.features("u", wanted))
+    assert client.features("u", pa.array([], pa.string())).num_rows == 0
+
+
+@pytest.mark.parametrize("wrong", ["abc", b"abc", np.array("abc"), 7, None])
+def test_one_string_is_not_a_list_of_ids(client, wrong):
+    with pytest.raises(TypeError, match="pass \\[item_id\\]"):
+        client.features("u", wrong)
+    with pytest.raises(Poison, match="item_id"):
+        client.features("u", pa.array(["a", None]))

@@ -5,7 +5,8 @@ import pytest
 from moontide import Misconfigured
 from moontide.settings import Settings
 from moontide.stores.feast_views import ViewBinder
-from serving.repository import open_repo
+from serving import RankingClient
+from serving.repository import open_repo, repo_settings
 
 pytestmark = pytest.mark.unit
 YAML = """
@@ -50,3 +51,33 @@ def test_a_spec_longer_than_the_sequences_kept_is_refused(repo, tmp_path, monkey
         ViewBinder(Settings(home=tmp_path / "site"), None).own("moontide", "user_sequence")
     spaces.write_text(spaces.read_text().replace("41", "40"))
     open_repo(repo)[0].close()
+
+
+def test_a_store_that_is_not_the_one_the_environment_names_is_refused(repo, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOONTIDE_ONLINE", "redis")
+    for read in (open_repo, repo_settings, RankingClient.from_repo):
+        with pytest.raises(Misconfigured, match="MOONTIDE_ONLINE=redis and .*LmdbOnlineStore.*set MOONTIDE_ONLINE=lmdb"):
+            read(repo)
+    assert not (tmp_path / "site" / "online").exists()
+    monkeypatch.setenv("MOONTIDE_ONLINE", "lmdb")
+    open_repo(repo)[0].close()
+
+
+def test_a_setting_that_does_not_fit_is_misconfigured(repo, monkeypatch):
+    monkeypatch.setenv("MOONTIDE_ONLINE", "mongo")
+    with pytest.raises(Misconfigured, match="^MOONTIDE_ONLINE: "):
+        RankingClient.from_repo(repo)
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "just words", "- a", "project: moontide", "\x00"])
+def test_a_broken_configuration_is_misconfigured_in_one_line(repo, text):
+    (repo / "feature_store.yaml").write_text(text)
+    with pytest.raises(Misconfigured, match="feature_store.yaml") as stop:
+        open_repo(repo)
+    assert "\n" not in str(stop.value)
+
+
+def test_a_plugin_nobody_knows_is_misconfigured(repo, tmp_path):
+    (repo / "feature_store.yaml").write_text(YAML.format(home=tmp_path).replace("LmdbOnlineStore", "FloppyOnlineStore"))
+    with pytest.raises(Misconfigured, match="Floppy"):
+        open_repo(repo)
