@@ -125,13 +125,19 @@ def shown(settings: Settings) -> Iterator[Finding]:
 
 
 def _plain(value: object) -> str:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    if "://" in text:
+        return _address(text)
     if isinstance(value, SecretStr):
-        secret = value.get_secret_value()
-        if "://" not in secret:
-            return "set" if secret else "not set"
-        parts = urlsplit(secret)
-        return f"{parts.scheme}://{'***@' if '@' in parts.netloc else ''}{parts.hostname}:{parts.port or ''}{parts.path}"
-    return "none" if value in (None, ()) else str(value)
+        return "set" if text else "not set"
+    return "none" if value in (None, ()) else text
+
+
+def _address(url: str) -> str:
+    """Scheme, host, port and path: no user, no password, and no query, which may hold a key."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{'***@' if '@' in parts.netloc else ''}{host}{parts.path}{'?***' if parts.query else ''}"
 
 
 def spaces(settings: Settings, loaded: list[LiveSpaces]) -> Iterator[Finding]:

@@ -127,12 +127,13 @@ def _bytes(path: Path) -> int:
 
 
 def registry(live: LiveSpaces, repo: Path) -> Iterator[Finding]:
-    """Whether `feast apply` was run with the live spaces as they are."""
+    """Whether the repository reads the store that is written, and `feast apply` was run with the live spaces as they are."""
     from feast import FeatureStore
 
     if not (repo / "feature_store.yaml").exists():
         yield Finding(Level.NOTE, "repository", f"none at {repo}; name it with --repo to check what is applied")
         return
+    yield _agreement(repo)
     try:
         store = FeatureStore(repo_path=str(repo))
         applied = {view.name for view in store.list_feature_views()}
@@ -144,6 +145,15 @@ def registry(live: LiveSpaces, repo: Path) -> Iterator[Finding]:
         yield _applied(name, name in expected, name in applied, repo)
     for service in live.services:
         yield _applied(f"service {service.name}", True, service.name in services, repo)
+
+
+def _agreement(repo: Path) -> Finding:
+    from serving.repository import repo_settings
+
+    try:
+        return Finding(Level.OK, "online store", f"{repo_settings(repo).online}, as the environment says")
+    except Misconfigured as error:
+        return Finding(Level.BAD, "online store", one_line(str(error)))
 
 
 def _applied(name: str, expected: bool, applied: bool, repo: Path) -> Finding:

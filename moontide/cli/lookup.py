@@ -30,6 +30,7 @@ def similar(settings: Settings, item_id: str, *, k: int, space_id: str | None, c
 
     names.require_ids([item_id])
     live = load_spaces(settings.spaces_path)
+    require_written(settings)
     titles = catalog_titles(catalog) if catalog else {}
     store = online_store(settings)
     try:
@@ -79,10 +80,28 @@ def neighbours(store: OnlineStore, index: VectorIndex, space: EmbeddingSpace, it
     return [(other, score) for other, score in pairs if other != item_id][:k]
 
 
-def features(repo: Path, user_id: str, item_ids: Sequence[str], *, service: str, as_json: bool) -> int:
-    """Print what `RankingClient.features` gives: a table with the tiers drawn, or JSON lines."""
-    from serving import RankingClient
+def require_written(settings: Settings) -> None:
+    """Refuse to read an embedded online store that is not there: opening it would make an empty one.
 
+    Raises:
+        Misconfigured: nothing was ever written below this home.
+    """
+    if settings.online == "lmdb" and not (settings.lmdb_path / "data.mdb").exists():
+        raise Misconfigured(
+            f"online store: expected one in {settings.lmdb_path}, got nothing; run a backfill, or set MOONTIDE_HOME to its home"
+        )
+
+
+def features(repo: Path, user_id: str, item_ids: Sequence[str], *, service: str, as_json: bool) -> int:
+    """Print what `RankingClient.features` gives: a table with the tiers drawn, or JSON lines.
+
+    Raises:
+        Misconfigured: no such repository or service, or nothing was ever written.
+    """
+    from serving import RankingClient
+    from serving.repository import repo_settings
+
+    require_written(repo_settings(repo))
     with RankingClient.from_repo(repo) as client:
         rows = client.features(user_id, item_ids, service=service)
     if as_json:

@@ -6,12 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from moontide import __version__
 from moontide.cli.console import complain, one_line
-from moontide.errors import Misconfigured, MoontideError
-from moontide.settings import Settings
+from moontide.errors import MoontideError
+from moontide.settings import load_settings
 
 _EPILOG = (
     "exit codes: 0 done; 1 failed, or doctor found a problem; 2 wrong use. "
@@ -38,20 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def settings() -> Settings:
-    """The settings of this process.
-
-    Raises:
-        Misconfigured: an environment variable does not fit; the message names it.
-    """
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise Misconfigured(f"MOONTIDE_{name}: {first['msg']}; see docs/reference/settings.md") from None
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="moontide", description="Item embeddings and similarity tiers for ranking.", epilog=_EPILOG
@@ -74,7 +58,7 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _add_similar(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     made = commands.add_parser("similar", help="an item's nearest neighbours in the index", epilog=_EPILOG)
     made.add_argument("item_id", metavar="ITEM_ID")
-    made.add_argument("-k", type=_positive, default=10, metavar="K", help="how many (default: 10)")
+    made.add_argument("-k", type=_hits, default=10, metavar="K", help="how many (default: 10)")
     made.add_argument("--space", metavar="SPACE", help="space id (default: the one the index alias points at)")
     made.add_argument("--catalog", type=Path, metavar="FILE", help="catalog Parquet to show titles from")
     made.set_defaults(run=_similar)
@@ -103,29 +87,32 @@ def _add_repo(made: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+def _hits(text: str) -> int:
+    from moontide.stores.index_rules import MAX_HITS
+
+    # One more is asked for: the item itself is its own nearest neighbour.
+    value, limit = int(text), MAX_HITS - 1
+    if not 1 <= value <= limit:
+        raise argparse.ArgumentTypeError(f"expected 1 to {limit}, got {value}")
     return value
 
 
 def _doctor(args: argparse.Namespace) -> int:
     from moontide.cli.doctor import doctor
 
-    return doctor(settings(), args.repo)
+    return doctor(load_settings(), args.repo)
 
 
 def _similar(args: argparse.Namespace) -> int:
     from moontide.cli.lookup import similar
 
-    return similar(settings(), args.item_id, k=args.k, space_id=args.space, catalog=args.catalog)
+    return similar(load_settings(), args.item_id, k=args.k, space_id=args.space, catalog=args.catalog)
 
 
 def _features(args: argparse.Namespace) -> int:
     from moontide.cli.lookup import features
 
-    settings()
+    load_settings()
     return features(args.repo, args.user_id, args.item_ids, service=args.service, as_json=args.json)
 
 

@@ -4,7 +4,7 @@ from pydantic import SecretStr
 from moontide import EmbeddingSpace
 from moontide.cli import doctor as module
 from moontide.cli.doctor import Finding, Level, doctor, guarded, shown
-from moontide.cli.doctor_stores import compare, online
+from moontide.cli.doctor_stores import compare, online, registry
 from moontide.errors import Misconfigured, Transient
 from moontide.live import LiveSpaces
 from moontide.settings import Settings
@@ -17,13 +17,40 @@ SPACE = EmbeddingSpace("moon", 1, 8)
     ("url", "text"),
     [
         ("redis://:hunter2@db.example:6380/3", "redis://***@db.example:6380/3"),
-        ("rediss://user:hunter2@db.example", "rediss://***@db.example:"),
+        ("rediss://user:hunter2@db.example", "rediss://***@db.example"),
         ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
     ],
 )
 def test_a_url_is_shown_without_its_password(url, text, tmp_path):
     found = {f.name: f.detail for f in shown(Settings(home=tmp_path, redis_url=SecretStr(url)))}
     assert found["MOONTIDE_REDIS_URL"] == text
+
+
+@pytest.mark.parametrize(
+    ("uri", "text"),
+    [
+        ("https://root:hunter2@milvus.example:19530/db", "https://***@milvus.example:19530/db"),
+        ("http://milvus.example:19530?token=hunter2", "http://milvus.example:19530?***"),
+    ],
+)
+def test_addresses_of_index_and_offline_tables_are_shown_without_credentials(uri, text, tmp_path):
+    found = {f.name: f.detail for f in shown(Settings(home=tmp_path, index_uri=uri, offline=uri))}
+    assert "hunter2" not in str(found)
+    assert found["MOONTIDE_INDEX_URI"] == found["MOONTIDE_OFFLINE"] == text
+
+
+def test_a_repository_that_reads_another_store_than_is_written_is_a_problem(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOONTIDE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MOONTIDE_ONLINE", "redis")
+    (tmp_path / "feature_store.yaml").write_text(
+        "project: moontide\nprovider: local\nregistry: registry.db\nentity_key_serialization_version: 3\n"
+        "online_store:\n  type: moontide.stores.feast_plugin.LmdbOnlineStore\n"
+    )
+    live = LiveSpaces(tmp_path / "spaces.toml", (), (), ())
+    first = next(registry(live, tmp_path))
+    assert first.level is Level.BAD and "MOONTIDE_ONLINE=redis" in first.detail and "LmdbOnlineStore" in first.detail
+    monkeypatch.setenv("MOONTIDE_ONLINE", "lmdb")
+    assert next(registry(live, tmp_path)).level is Level.OK
 
 
 def test_a_token_is_only_said_to_be_set(tmp_path):

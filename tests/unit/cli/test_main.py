@@ -5,8 +5,6 @@ import pytest
 
 from moontide import __version__
 from moontide.__main__ import main
-from moontide.cli.main import settings
-from moontide.errors import Misconfigured
 
 pytestmark = pytest.mark.unit
 
@@ -18,7 +16,9 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"moontide {__version__}\n"
 
 
-@pytest.mark.parametrize("argv", [[], ["nonsense"], ["similar"], ["similar", "x", "-k", "0"], ["features", "u:1"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["nonsense"], ["similar"], ["similar", "x", "-k", "0"], ["similar", "x", "-k", "16384"], ["features", "u:1"]]
+)
 def test_wrong_use_is_2(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         main(argv)
@@ -53,6 +53,35 @@ def test_no_feature_repository_is_one_line(capsys, monkeypatch, tmp_path):
     assert "feature_store.yaml" in failed(["features", "u:1", "or:1", "--repo", str(tmp_path)], capsys)
 
 
+YAML = """
+project: moontide
+provider: local
+registry: registry.db
+online_store:
+  type: moontide.stores.feast_plugin.LmdbOnlineStore
+entity_key_serialization_version: 3
+"""
+
+
+@pytest.mark.parametrize("argv", [["similar", "or:1"], ["features", "u:1", "or:1"]])
+def test_a_read_makes_no_store(capsys, monkeypatch, tmp_path, argv):
+    home, repo = tmp_path / "home", tmp_path / "repo"
+    monkeypatch.setenv("MOONTIDE_HOME", str(home))
+    monkeypatch.setenv("MOONTIDE_SPACES_FILE", str(tmp_path / "spaces.toml"))
+    (tmp_path / "spaces.toml").write_text('[[space]]\nname = "moon"\nversion = 1\ndim = 8\n')
+    repo.mkdir()
+    (repo / "feature_store.yaml").write_text(YAML)
+    said = failed([*argv, *(["--repo", str(repo)] if argv[0] == "features" else [])], capsys)
+    assert str(home) in said and "backfill" in said
+    assert not home.exists()
+
+
+def test_more_neighbours_than_an_index_gives_names_the_limit(capsys):
+    with pytest.raises(SystemExit):
+        main(["similar", "x", "-k", "100000"])
+    assert "expected 1 to 16383, got 100000" in capsys.readouterr().err
+
+
 def test_an_id_that_cannot_be_one_is_one_line(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("MOONTIDE_HOME", str(tmp_path))
     assert "expected 1 to 64 characters" in failed(["similar", "a b"], capsys)
@@ -63,11 +92,11 @@ def test_no_checkout_is_one_line(capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("LMDB_MAP_SIZE", "lots"), ("ONLINE", "sqlite"), ("PROJECT", "UPPER")])
-def test_a_setting_that_does_not_fit_is_named_but_not_shown(monkeypatch, name, value):
+@pytest.mark.parametrize(("name", "value"), [("IMAGE_SCHEMES", "s3"), ("ONLINE", "mongo")])
+@pytest.mark.parametrize("argv", [["doctor"], ["similar", "or:1"], ["features", "u:1", "or:1"]])
+def test_a_setting_that_does_not_fit_is_one_line(monkeypatch, capsys, argv, name, value):
     monkeypatch.setenv(f"MOONTIDE_{name}", value)
-    with pytest.raises(Misconfigured, match=f"^MOONTIDE_{name}: "):
-        settings()
+    assert f"MOONTIDE_{name}: " in failed(argv, capsys)
 
 
 def test_the_command_line_loads_nothing_heavy_before_it_is_needed(tmp_path):
