@@ -1,6 +1,6 @@
 """Backfill: speed beside a bare ONNX Runtime loop, and memory and time at 100,000 and 1,000,000 items.
 
-    python -m benchmarks.backfill speed [--catalog examples/data/catalog.parquet] [--repeat 4] [--rounds 3]
+    python -m benchmarks.backfill speed [--catalog examples/data/catalog.parquet] [--repeat 12] [--rounds 3]
     python -m benchmarks.backfill scale [--items 100000 1000000]
 
 Prints Markdown tables. `speed` interleaves both sides in one run on the same cores; Spark is started and warmed before. The bare
@@ -39,7 +39,7 @@ def main():
     speed.add_argument("--catalog", type=Path, default=ROOT / "examples" / "data" / "catalog.parquet")
     speed.add_argument("--spaces", type=Path, default=ROOT / "feature_repo" / "spaces.toml")
     speed.add_argument("--space", default="moon_v1")
-    speed.add_argument("--repeat", type=int, default=4)
+    speed.add_argument("--repeat", type=int, default=12)
     speed.add_argument("--rounds", type=int, default=3)
     scale = commands.add_parser("scale")
     scale.add_argument("--items", type=int, nargs="+", default=[100_000, 1_000_000])

@@ -128,11 +128,11 @@ def with_heads(spark: SparkSession, rows: DataFrame, tables: OfflineTables, root
 
 
 def by_date(rows: DataFrame, partitions: int, days: int, *, key: str = "key") -> DataFrame:
-    """`rows` so that a partition holds few dates: the offline tables have at least one file per partition and date."""
+    """`rows` so that partitions are alike and hold few dates each: a file of an offline table holds one date of one partition."""
     if days <= 1:
         return rows
-    salt = F.expr(f"pmod(hash({key}), {max(4, partitions // days)})")
-    return rows.repartition(partitions, F.expr(f"event_us div {_DAY_US}"), salt)
+    # By range, because a hash of few dates fills some partitions twice over and leaves others empty.
+    return rows.repartitionByRange(partitions, F.expr(f"event_us div {_DAY_US}"), F.expr(f"hash({key})"))
 
 
 def latest_offline(spark: SparkSession, settings: Settings, view: ViewSpec, columns: Sequence[str]) -> DataFrame | None:
