@@ -11,7 +11,7 @@ from moontide.cli.console import one_line, size
 from moontide.cli.doctor import Finding, Level
 from moontide.errors import Misconfigured
 from moontide.live import LiveSpaces
-from moontide.settings import Settings
+from moontide.settings import Settings, load_settings
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore
 
@@ -151,9 +151,12 @@ def _agreement(repo: Path) -> Finding:
     from serving.repository import repo_settings
 
     try:
-        return Finding(Level.OK, "online store", f"{repo_settings(repo).online}, as the environment says")
+        read, written = repo_settings(repo).online, load_settings().online
     except Misconfigured as error:
         return Finding(Level.BAD, "online store", one_line(str(error)))
+    if read == written:
+        return Finding(Level.OK, "online store", f"{read}, the one the jobs write")
+    return Finding(Level.NOTE, "online store", f"{read}, but jobs here write {written}: set MOONTIDE_ONLINE={read} for them")
 
 
 def _applied(name: str, expected: bool, applied: bool, repo: Path) -> Finding:

@@ -51,6 +51,11 @@ def test_a_repository_that_reads_another_store_than_is_written_is_a_problem(tmp_
     assert first.level is Level.BAD and "MOONTIDE_ONLINE=redis" in first.detail and "LmdbOnlineStore" in first.detail
     monkeypatch.setenv("MOONTIDE_ONLINE", "lmdb")
     assert next(registry(live, tmp_path)).level is Level.OK
+    file = tmp_path / "feature_store.yaml"
+    file.write_text(file.read_text().replace("Lmdb", "Redis"))
+    monkeypatch.delenv("MOONTIDE_ONLINE")
+    unset = next(registry(live, tmp_path))
+    assert unset.level is Level.NOTE and "set MOONTIDE_ONLINE=redis" in unset.detail
 
 
 def test_a_token_is_only_said_to_be_set(tmp_path):
