@@ -29,7 +29,8 @@ MAX_PIXELS: Final = 25_000_000
 NEVER_ALLOWED: Final = frozenset({"http", "https", "ftp", "file", "local", "data", "sftp", "ssh", "smb", "webhdfs"})
 _EXIF_ORIENTATION: Final = 0x0112
 _DECODE_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, KeyError, IndexError,
-                         TypeError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # fmt: skip
+                         TypeError)  # fmt: skip
+_BOMBS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,8 @@ def decode(data: bytes, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) 
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return _decode(data, width, height, max_pixels)
+    except _BOMBS as error:
+        raise Unencodable(Reason.IMAGE_TOO_LARGE, f"expected at most {max_pixels} pixels, got far more") from error
     except _DECODE_ERRORS as error:
         raise Unencodable(
             Reason.IMAGE_UNREADABLE, f"expected a whole {', '.join(FORMATS)} file ({type(error).__name__})"

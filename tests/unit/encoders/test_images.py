@@ -72,7 +72,7 @@ def test_a_bomb_is_refused_from_its_header() -> None:
     tracemalloc.stop()
     assert peak < 1_000_000
     # Beyond Pillow's own limit it is Pillow that refuses.
-    assert _reason(_png(60_000, 60_000, rows=1)) in (Reason.IMAGE_TOO_LARGE, Reason.IMAGE_UNREADABLE)
+    assert _reason(_png(20_000, 20_000, rows=1)) is Reason.IMAGE_TOO_LARGE
 
 
 def test_pixel_cap_is_inclusive(make_image) -> None:
