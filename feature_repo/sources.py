@@ -10,12 +10,12 @@ from feast.data_format import ParquetFormat
 
 from moontide import names
 from moontide.live import load_spaces
-from moontide.settings import Settings
+from moontide.settings import load_settings
 from moontide.stores.feast_views import spaces_file
 from moontide.stores.offline import OfflineTables
 from moontide.views import ViewSpec
 
-settings = Settings()
+settings = load_settings()
 live = load_spaces(spaces_file(settings, Path(__file__).parent))
 live.require_length(settings.sequence_length)
 tables = OfflineTables(settings.offline_root)
