@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from moontide import names
 from moontide.embeddings import Embeddings
 from moontide.errors import Misconfigured, SpaceMismatch
-from moontide.tier_kernel import KERNEL, pair_tiers
+from moontide.tier_kernel import KERNEL
 
 MAX_TIERS: Final = 1_000
 SELF_MATCH_RULES: Final = ("keep", "drop_same_id")
@@ -206,7 +206,6 @@ def _check_offsets(offsets: NDArray[np.integer], rows: int, name: str) -> None:
 __all__ = [
     "SimTierSpec",
     "TierCounts",
-    "pair_tiers",
     "reference_tier_counts",
     "tier_counts",
     "tier_counts_ragged",
