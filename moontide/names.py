@@ -26,6 +26,8 @@ DELETED: Final = "deleted"
 
 PROJECT: Final = "moontide"
 USER_SEQUENCE: Final = "user_sequence"
+#: Items lately shown to a user: a sequence of its own, which no tier is computed from.
+USER_SERVED: Final = "user_served"
 ITEM_FEATURES: Final = "item_features"
 EMBEDDING_VIEW_PREFIX: Final = "item_embedding__"
 SIMTIER_VIEW_PREFIX: Final = "user_item_simtier__"
@@ -34,6 +36,7 @@ COLLECTION_PREFIX: Final = "items__"
 TOPIC_ITEM_EVENTS: Final = "item-events"
 TOPIC_BEHAVIOUR_EVENTS: Final = "behaviour-events"
 TOPIC_ITEM_EMBEDDINGS: Final = "item-embeddings"
+TOPIC_DEAD_LETTERS: Final = "moontide-dead-letters"
 
 ID_PATTERN: Final = r"[A-Za-z0-9._:\-]{1,64}"
 _ID = re.compile(ID_PATTERN)

@@ -28,6 +28,26 @@ class Settings(BaseSettings):
         index_uri: Milvus: a path ending in ``.db`` for milvus-lite, or a server URI; default ``<home>/index.db``.
         offline: root of the Parquet tables, a folder or a URI (``s3://bucket/path``); default ``<home>/offline``.
         sequence_length: behaviours kept per user (L); the same in every process, fixed by the first write of a sequence table.
+        image_schemes: object-store schemes images and referenced content may be read from.
+        image_root: the only folder below which the consumer reads local paths that events name; none by default.
+        kafka_servers: bootstrap servers, ``host:port`` separated by commas.
+        kafka_security_protocol, kafka_sasl_mechanism, kafka_username, kafka_password, kafka_ca_file, kafka_cert_file,
+            kafka_key_file: passed to the Kafka clients.
+        kafka_plaintext_hosts: hosts off loopback that may be spoken to without TLS.
+        stream_group: consumer group.
+        stream_instance: Kafka's ``group.instance.id`` (static membership); empty for none.
+        stream_host, stream_port: where ``/healthz``, ``/readyz`` and ``/metrics`` listen; port 0 takes a free one.
+        stream_checkpoint_seconds, stream_checkpoint_events: a checkpoint is due after either.
+        stream_max_uncommitted: events after which the consumer pauses until a checkpoint is done.
+        stream_poll_records: most records of one poll.
+        stream_encode_batch: items per call of the encoder, which is what becomes readable at once.
+        stream_encode_seconds, stream_encode_bytes: time per call and address space of the encoder's child process.
+        stream_session_ms, stream_poll_interval_ms: Kafka's ``session.timeout.ms`` and ``max.poll.interval.ms``.
+        stream_stall_seconds: the consumer restarts itself after this long without progress while there is something to do.
+        stream_event_bytes: largest event.
+        stream_served_actions: actions that say an item was shown: they enter no sequence, but the user's candidate set.
+        stream_candidates: most items of a user's candidate set; 0 computes no tiers ahead.
+        stream_audit_file: file to which each verdict is appended at a checkpoint; none by default.
     """
 
     model_config = SettingsConfigDict(env_prefix="MOONTIDE_", frozen=True, extra="forbid")
@@ -46,6 +66,36 @@ class Settings(BaseSettings):
     offline: str | None = None
     sequence_length: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     image_schemes: tuple[str, ...] = ()
+    image_root: Path | None = None
+
+    kafka_servers: Annotated[str, Field(min_length=1)] = "127.0.0.1:9092"
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    kafka_username: str = ""
+    kafka_password: SecretStr = SecretStr("")
+    kafka_ca_file: Path | None = None
+    kafka_cert_file: Path | None = None
+    kafka_key_file: Path | None = None
+    kafka_plaintext_hosts: tuple[str, ...] = ()
+
+    stream_group: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,120}$")] = "moontide"
+    stream_instance: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,120}$")] = ""
+    stream_host: str = "127.0.0.1"
+    stream_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
+    stream_checkpoint_seconds: Annotated[float, Field(gt=0, le=300)] = 5.0
+    stream_checkpoint_events: Annotated[int, Field(ge=1)] = 10_000
+    stream_max_uncommitted: Annotated[int, Field(ge=1)] = 50_000
+    stream_poll_records: Annotated[int, Field(ge=1, le=10_000)] = 500
+    stream_encode_batch: Annotated[int, Field(ge=1, le=1_024)] = 32
+    stream_encode_seconds: Annotated[float, Field(gt=0)] = 30.0
+    stream_encode_bytes: Annotated[int, Field(ge=256 << 20)] = 4 << 30
+    stream_session_ms: Annotated[int, Field(ge=1_000)] = 45_000
+    stream_poll_interval_ms: Annotated[int, Field(ge=1_000)] = 300_000
+    stream_stall_seconds: Annotated[float, Field(ge=1)] = 120.0
+    stream_event_bytes: Annotated[int, Field(ge=1_024)] = 8 << 20
+    stream_served_actions: tuple[str, ...] = ("impression",)
+    stream_candidates: Annotated[int, Field(ge=0, le=10_000)] = 200
+    stream_audit_file: Path | None = None
 
     @property
     def spaces_path(self) -> Path:

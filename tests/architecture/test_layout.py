@@ -10,8 +10,8 @@ import pytest
 
 pytestmark = pytest.mark.architecture
 ROOT = Path(__file__).parents[2]
-PACKAGES = ["moontide", "encoders", "jobs", "serving"]
-FLOOR0 = ["embeddings", "errors", "live", "names", "order", "schemas", "sequences", "settings", "simtier", "spaces", "views"]
+PACKAGES = ["moontide", "encoders", "jobs", "serving", "streaming"]
+FLOOR0 = ["embeddings", "errors", "events", "live", "names", "order", "schemas", "sequences", "settings", "simtier", "spaces", "views"]
 HEAVY = ["torch", "pyspark", "feast", "kafka", "pymilvus", "lmdb", "redis", "pandas", "onnxruntime"]
 
 
@@ -45,7 +45,7 @@ def test_every_floor_0_module_is_held_by_the_linter():
     assert not missing
 
 
-@pytest.mark.parametrize("folder", ["jobs", "serving", "feature_repo"])
+@pytest.mark.parametrize("folder", ["jobs", "serving", "streaming", "feature_repo"])
 def test_no_module_shadows_the_standard_library_or_a_package(folder):
     stems = {p.stem for p in (ROOT / folder).glob("*.py")} - {"__init__", "__main__"}
     shadowed = stems & set(sys.stdlib_module_names)
