@@ -18,7 +18,7 @@ from moontide import views
 from moontide.embeddings import Embeddings
 from moontide.order import KEY_BYTES, ORDER_DTYPE, biased
 from moontide.spaces import EmbeddingSpace
-from moontide.stores.base import Heads, OnlineStore, Status, VectorIndex
+from moontide.stores.base import DirtyMark, Heads, OnlineStore, Status, VectorIndex
 from moontide.stores.record_views import orders
 
 
@@ -75,17 +75,39 @@ class Indexer:
         if not marks:
             return IndexCounts()
         ids = [mark.item_id for mark in marks]
-        current, tokens = self._current(ids)
-        written = set(current.ids or ())
-        gone = [item for item in ids if item not in written]
-        if len(current):
-            self._index.upsert(self._space, current, tokens)
-        if gone:
-            self._index.delete(self._space, gone)
+        upserted, _ = self._write(ids, self._online.read_records(self._view, ids))
+        return IndexCounts(upserted, len(ids) - upserted, self.settle(marks))
+
+    def copy(self, ids: Sequence[str], rows: pa.Table | None = None) -> list[DirtyMark]:
+        """Bring the index rows of these items up to their current records, at once and not yet durable.
+
+        Args:
+            ids: distinct items.
+            rows: their current records (`OnlineStore.read_records`), where the caller has just read them.
+
+        Returns:
+            What to hand to `settle`: each item with the version that was copied.
+
+        Raises:
+            Transient: the index failed; what was copied since the last `settle` is to be copied again.
+        """
+        if not ids:
+            return []
+        return self._write(ids, self._online.read_records(self._view, ids) if rows is None else rows)[1]
+
+    def settle(self, marks: Sequence[DirtyMark]) -> int:
+        """Make everything copied durable, clear the marks of what has not changed since, and mark what another indexer undid.
+
+        Returns:
+            how many marks were cleared.
+
+        Raises:
+            Transient: as `copy`; no mark was cleared for what is not durable.
+        """
         self._index.flush(self._space)
         cleared = self._online.clear_dirty(self._space, marks)
-        self._mark_outdated(ids)
-        return IndexCounts(len(current), len(gone), cleared)
+        self._mark_outdated([mark.item_id for mark in marks])
+        return cleared
 
     def drain(self, *, max_rounds: int = 1_000, limit: int = 10_000) -> IndexCounts:
         """`run_once` until nothing is dirty, or `max_rounds` times (writers may mark faster than this clears)."""
@@ -130,14 +152,26 @@ class Indexer:
         self._index.delete(self._space, ids)
         return self._online.mark_dirty(self._space, ids)
 
-    def _current(self, ids: Sequence[str]) -> tuple[Embeddings, list[bytes]]:
-        rows = self._online.read_records(self._view, ids)
+    def _write(self, ids: Sequence[str], rows: pa.Table) -> tuple[int, list[DirtyMark]]:
+        """Write what `rows` say of `ids`; returns how many have a vector, and every record's version."""
+        current, tokens, marks = self._vectors(rows)
+        written = set(current.ids or ())
+        gone = [item for item in ids if item not in written]
+        if len(current):
+            self._index.upsert(self._space, current, tokens)
+        if gone:
+            self._index.delete(self._space, gone)
+        return len(current), marks
+
+    def _vectors(self, rows: pa.Table) -> tuple[Embeddings, list[bytes], list[DirtyMark]]:
+        """The vectors to be shown with their order keys, and every record's own."""
         packed, deleted = orders(self._view, rows)
+        marks = [DirtyMark(i, t) for i, t in zip(rows["item_id"].to_pylist(), _keys(packed.tobytes()), strict=True)]
         live = np.flatnonzero(~deleted)
         rows, packed = rows.take(pa.array(live)), packed[live]
         codes = np.frombuffer(b"".join(rows["codes"].to_pylist()), np.int8).reshape(len(live), self._space.dim)
         found = Embeddings.from_codes(self._space, codes, rows["scale"].to_numpy(), ids=rows["item_id"].to_pylist())
-        return found.take(found.present), list(_keys(packed[found.present].tobytes()))
+        return found.take(found.present), list(_keys(packed[found.present].tobytes())), marks
 
     def _outdated(self, ids: Sequence[str]) -> list[str]:
         heads = self._online.heads(self._view, ids)
