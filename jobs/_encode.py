@@ -19,12 +19,12 @@ from pyspark.accumulators import Accumulator
 
 from encoders import Encoder, ImageLoader, Item, Unencodable
 from encoders.artifact import Artifact
-from jobs._plan import Standing, Step, checked, first_steps, flags, integers, standing
+from encoders.stub import StubEncoder
 from jobs._rows import feature_table, head_vectors, items_of
-from jobs._stub import StubEncoder
 from moontide.embeddings import Embeddings
 from moontide.records import NO_CONTENT_HASH, embedding_rows
 from moontide.spaces import EmbeddingSpace
+from moontide.standing import Standing, Step, checked, first_steps, flags, integers, standing
 from moontide.stores.offline import OfflineTables
 from moontide.views import ViewSpec, embedding_view, item_features
 

@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from encoders import Item
-from jobs._plan import flags, integers, standing
 from moontide import schemas
 from moontide.embeddings import Embeddings
 from moontide.spaces import EmbeddingSpace
+from moontide.standing import flags, integers, standing
 
 _VALUES = ("price", "category", "has_image", "has_text")
 

@@ -11,7 +11,21 @@ import pytest
 pytestmark = pytest.mark.architecture
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["moontide", "encoders", "jobs", "serving", "streaming"]
-FLOOR0 = ["embeddings", "errors", "events", "live", "names", "order", "schemas", "sequences", "settings", "simtier", "spaces", "views"]
+FLOOR0 = [
+    "embeddings",
+    "errors",
+    "events",
+    "live",
+    "names",
+    "order",
+    "schemas",
+    "sequences",
+    "settings",
+    "simtier",
+    "spaces",
+    "standing",
+    "views",
+]
 HEAVY = ["torch", "pyspark", "feast", "kafka", "pymilvus", "lmdb", "redis", "pandas", "onnxruntime"]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs._plan import Step, checked, first_steps, standing
+from moontide.standing import Step, checked, first_steps, standing
 
 pytestmark = pytest.mark.unit
 small = st.integers(0, 3)
