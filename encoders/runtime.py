@@ -6,7 +6,7 @@ B items, I of them with an image, T with text, H x W the image size, D the space
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -24,6 +24,15 @@ from moontide.spaces import EmbeddingSpace
 
 IMAGE_BATCH = 32
 TEXT_BATCH = 256
+
+#: Content hash and pixels of an item, or why it cannot be encoded.
+Loaded = tuple[str, NDArray[np.uint8] | None] | Unencodable
+#: Called with an item's row, and False before or True after it is read and decoded; from any thread.
+Progress = Callable[[int, bool], None]
+
+
+def no_progress(row: int, done: bool) -> None:
+    """The `Progress` of whoever does not ask."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,13 +126,17 @@ class Encoder:
         """
         return hash_content(item, None if item.image is None else self._images.read(item.image))
 
-    def prepare(self, items: Sequence[Item]) -> Prepared:
+    def prepare(self, items: Sequence[Item], *, progress: Progress = no_progress) -> Prepared:
         """Read and decode images, tokenise text, hash content. CPU and I/O only: overlaps with `run` in a thread.
+
+        Args:
+            items: B >= 0 items.
+            progress: told of each item, so that whoever watches knows the one that a decoder dies of.
 
         Raises:
             Transient: an object store failed.
         """
-        loaded = self._load_all(items)
+        loaded = self._load_all(items, progress)
         tokens = self._tokenizer([_without_long_title(item, self._title_limit) for item in items])
         good, rejects = [], []
         for row, (item, result) in enumerate(zip(items, loaded, strict=True)):
@@ -166,16 +179,22 @@ class Encoder:
     def _title_limit(self) -> int:
         return self.artifact.preprocessing.title_max_chars
 
-    def _load_all(self, items: Sequence[Item]) -> list[tuple[str, NDArray[np.uint8] | None] | Unencodable]:
-        pictured = [item for item in items if item.image is not None]
+    def _load_all(self, items: Sequence[Item], progress: Progress) -> list[Loaded]:
+        def load(row: int) -> Loaded:
+            progress(row, False)
+            loaded = self._load(items[row])
+            progress(row, True)
+            return loaded
+
+        pictured = [row for row, item in enumerate(items) if item.image is not None]
         if self._threads == 1 or len(pictured) < 2:
-            return [self._load(item) for item in items]
+            return [load(row) for row in range(len(items))]
         # Hashing a title is shorter than handing it to a thread; only pictures go to the pool.
         with ThreadPoolExecutor(self._threads) as pool:
-            decoded = pool.map(self._load, pictured)
-            return [self._load(item) if item.image is None else next(decoded) for item in items]
+            decoded = pool.map(load, pictured)
+            return [load(row) if item.image is None else next(decoded) for row, item in enumerate(items)]
 
-    def _load(self, item: Item) -> tuple[str, NDArray[np.uint8] | None] | Unencodable:
+    def _load(self, item: Item) -> Loaded:
         """Content hash and pixels of one item, or why it cannot be encoded."""
         try:
             if item.title is not None and len(item.title) > self._title_limit:

@@ -1,4 +1,4 @@
-"""An encoder without a model: vectors that are a hash of the content, for load tests and for the tests of the jobs."""
+"""An encoder without a model: vectors that are a hash of the content, for load tests and for the tests of jobs and consumer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from encoders import Item, Reason, Reject, Unencodable, hash_content
+from encoders.item import Item, Reason, Reject, Unencodable, hash_content
+from encoders.runtime import Progress, no_progress
 from moontide.embeddings import Embeddings
 from moontide.spaces import EmbeddingSpace
 
@@ -40,15 +41,17 @@ class StubEncoder:
             raise Unencodable(Reason.IMAGE_UNREADABLE, "expected an image, got the stub's unreadable one")
         return hash_content(item, image)
 
-    def prepare(self, items: Sequence[Item]) -> StubPrepared:
+    def prepare(self, items: Sequence[Item], *, progress: Progress = no_progress) -> StubPrepared:
         """As `encoders.Encoder.prepare`."""
         ids, hashes, rejects = [], [], []
-        for item in items:
+        for row, item in enumerate(items):
+            progress(row, False)
             try:
                 hashes.append(self.content_hash(item))
                 ids.append(item.item_id)
             except Unencodable as error:
                 rejects.append(Reject(item.item_id, error.reason, error.detail))
+            progress(row, True)
         return StubPrepared(tuple(ids), tuple(hashes), tuple(rejects))
 
     def run(self, prepared: StubPrepared) -> Embeddings:
