@@ -1,0 +1,40 @@
+"""Vectors that are not to be served, although the encoder gave them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from encoders import Item, hash_content
+from moontide.embeddings import Embeddings
+from streaming.encoding import Fault, Refused
+
+#: Different items of one call that share a vector: so many are a broken encoder, fewer may be one word's.
+COLLAPSE: Final = 8
+
+
+def refused_vectors(items: Sequence[Item], vectors: Embeddings) -> dict[int, Refused]:
+    """Rows, among the B items and their B vectors, that are zero, or that say the same of `COLLAPSE` or more different contents.
+
+    A vector that is not finite cannot get here: it has no codes.
+    """
+    refused = {
+        int(row): Refused(Fault.VECTOR_ZERO, "expected a direction, the model gave a vector of zeros")
+        for row in np.flatnonzero(~vectors.present)
+    }
+    alike: dict[bytes, list[int]] = defaultdict(list)
+    for row in np.flatnonzero(vectors.present):
+        alike[vectors.codes[row].tobytes()].append(int(row))
+    for rows in alike.values():
+        # Hashing images costs, so it waits for the suspicion.
+        if len(rows) >= COLLAPSE and (contents := len({_content(items[row]) for row in rows})) >= COLLAPSE:
+            detail = f"expected different vectors, the model gave one to {contents} different items of one batch"
+            refused |= dict.fromkeys(rows, Refused(Fault.VECTOR_COLLAPSED, detail))
+    return refused
+
+
+def _content(item: Item) -> str:
+    return hash_content(item, item.image.encode() if isinstance(item.image, str) else item.image)
