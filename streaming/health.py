@@ -87,6 +87,7 @@ def _metrics(metrics: Metrics) -> Page:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 2 * MOST_CLIENTS
 
     def __init__(self, address: tuple[str, int], pages: dict[str, Callable[[], Page]]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
