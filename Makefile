@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.moontide-runtime
 DEV := $(VENV)/.moontide-dev
 SETUP := scripts/setup.sh
+KAFKA := build/kafka/checked
+KAFKA_PORT ?= 9092
+KAFKA_DATA ?= build/kafka/data
 DEMO_OUT ?= build/demo
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
@@ -17,7 +20,7 @@ QUIET_EXIT := 2> >(grep --line-buffered -vE '^(nanobind:| - (leaked|\.\.\. skipp
 LEVELS := $(wildcard $(addprefix tests/,unit golden architecture contract parity integration e2e faults))
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-.PHONY: help setup setup-dev java redis lock lint types layers unit contract architecture integration test demo bench spark-zip clean
+.PHONY: help setup setup-dev java redis kafka kafka-stop lock lint types layers unit contract architecture integration test demo bench spark-zip clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -29,14 +32,25 @@ $(RUNTIME): lock/runtime.txt pyproject.toml $(SETUP)
 $(DEV): lock/dev.txt pyproject.toml $(SETUP)
 	@$(SETUP) python dev
 
-setup: $(RUNTIME) java ## install what the demo, the jobs and serving need
-setup-dev: $(DEV) java redis ## the same, with training and the test tools (about 3 GB to download)
+$(KAFKA): scripts/kafka.sh scripts/kafka/pom.xml scripts/kafka/jars.sha256 | java
+	@$(SETUP) kafka
+	@scripts/kafka.sh fetch
+
+setup: $(RUNTIME) java $(KAFKA) ## install what the demo, the jobs and serving need
+setup-dev: $(DEV) java redis $(KAFKA) ## the same, with training and the test tools (about 3 GB to download)
 
 java:
 	@$(SETUP) java
 
 redis:
 	@$(SETUP) redis
+
+kafka: setup ## start a Kafka broker on loopback with the topics; KAFKA_PORT and KAFKA_DATA choose where
+	@scripts/kafka.sh start --port $(KAFKA_PORT) --data $(KAFKA_DATA)
+	@$(BIN)/python -m streaming.topics --servers 127.0.0.1:$(KAFKA_PORT)
+
+kafka-stop: ## stop it; its data stays
+	@scripts/kafka.sh stop --data $(KAFKA_DATA)
 
 lock: $(DEV) ## resolve the dependencies again, keeping locked versions where they still fit
 	$(UV_COMPILE) --extra spark --extra stream pyproject.toml -o lock/runtime.txt

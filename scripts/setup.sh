@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what make needs: scripts/setup.sh python runtime|dev, java, redis. Each is quick where nothing is to be done.
+# Sets up what make needs: scripts/setup.sh python runtime|dev, java, redis, kafka. Each is quick where nothing is to be done.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -98,9 +98,16 @@ need_redis() {
         || die "expected redis-server on the PATH, got none; install it with: apt-get install redis-server"
 }
 
+need_kafka() {
+    command -v mvn >/dev/null && return
+    apt_install "Maven fetches the Kafka broker" maven \
+        || die "expected mvn (Maven 3) on the PATH, got none; install it with: apt-get install maven"
+}
+
 case ${1:-} in
     python) install_python "${2:?expected runtime or dev}" ;;
     java) need_java ;;
     redis) need_redis ;;
-    *) die "expected one of: python runtime, python dev, java, redis; got: ${1:-nothing}" ;;
+    kafka) need_kafka ;;
+    *) die "expected one of: python runtime, python dev, java, redis, kafka; got: ${1:-nothing}" ;;
 esac

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from tests.kafka_broker import KafkaBroker, missing
+
 
 class RedisServer:
     """A `redis-server` without persistence that a test may stop and start again on its port."""
@@ -57,3 +59,27 @@ def redis_server(tmp_path):
     server = RedisServer(tmp_path).start()
     yield server
     server.stop()
+
+
+def _require_kafka():
+    problem = missing()
+    if problem:
+        pytest.fail(problem)
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory):
+    """A Kafka broker for the whole session; use topics and groups of your own."""
+    _require_kafka()
+    broker = KafkaBroker(tmp_path_factory.mktemp("kafka")).start()
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def own_kafka_broker(tmp_path):
+    """A `KafkaBroker` of this test alone, running."""
+    _require_kafka()
+    broker = KafkaBroker(tmp_path / "kafka").start()
+    yield broker
+    broker.kill()
