@@ -1,8 +1,8 @@
 """Logs as JSON lines: one object per line, no secrets, and no flood.
 
 Fields of a line: ``ts`` (UTC), ``level``, ``logger``, ``thread``, ``message``, then whatever the call gave as ``extra``:
-``position`` (topic[partition]@offset), ``entity``, ``verdict``, ``reason``, ``seconds``, ``sink``. Of an exception ``error`` is its class and
-``traceback`` its text. ``left_out`` says how many lines like this one were not written since the last.
+``position`` (topic[partition]@offset), ``entity``, ``verdict``, ``reason``, ``seconds``, ``sink``. Of an exception, ``error`` is
+its class and ``traceback`` its text. ``left_out`` says how many lines like this one were not written since the last.
 """
 
 from __future__ import annotations

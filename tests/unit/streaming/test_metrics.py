@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
+from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from moontide.errors import Misconfigured, Poison, SpaceMismatch, Transient
@@ -150,3 +154,76 @@ def test_the_page_is_one_that_prometheus_reads():
     assert not [name for name in families if name.endswith("_created")]
     assert all(family.documentation for family in families.values())
     assert {s.labels["kind"] for s in families["moontide_rebalances"].samples} == {"lost", "other"}
+
+
+ROOT = Path(__file__).parents[3]
+#: What Prometheus makes of one metric.
+SUFFIXES = ("_bucket", "_count", "_sum")
+
+
+def exposed():
+    """Name -> (kind, labels) of every metric, as a user sees it."""
+    found = {}
+    for family in text_string_to_metric_families(filled().render()[0].decode()):
+        name = family.name + "_total" if family.type == "counter" else family.name
+        found[name] = (family.type, {label for sample in family.samples for label in sample.labels} - {"le"})
+    return found
+
+
+def test_docs_and_code_name_the_same_metrics_with_the_same_labels():
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(moontide_\w+)` \| (\w+) \|([^|]*)\|", page, re.M)
+    assert {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows} == exposed()
+
+
+def named(text):
+    """Metrics a query or rule names, without the suffixes of histograms."""
+    names = set(re.findall(r"\bmoontide_\w+", text))
+    return {next((n.removesuffix(s) for s in SUFFIXES if n.endswith(s) and n not in exposed()), n) for n in names}
+
+
+def test_the_dashboard_shows_every_metric_and_no_other():
+    board = json.loads((ROOT / "ops" / "grafana" / "moontide-nearline.json").read_text())
+    panels = [p for p in board["panels"] if p["type"] != "row"]
+    queries = " ".join(target["expr"] for panel in panels for target in panel["targets"])
+    assert named(queries) == set(exposed())
+    assert len({p["id"] for p in board["panels"]}) == len(board["panels"])
+    assert all(p["title"] and p["description"] for p in panels)
+    assert board["schemaVersion"] >= 39
+
+
+def test_panels_do_not_overlap():
+    board = json.loads((ROOT / "ops" / "grafana" / "moontide-nearline.json").read_text())
+    cells = [
+        (x, y)
+        for g in (p["gridPos"] for p in board["panels"])
+        for x in range(g["x"], g["x"] + g["w"])
+        for y in range(g["y"], g["y"] + g["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+
+
+def test_quantiles_are_asked_of_histograms_and_rates_of_counters():
+    board = json.loads((ROOT / "ops" / "grafana" / "moontide-nearline.json").read_text())
+    kinds = exposed()
+    for panel in board["panels"]:
+        for target in panel.get("targets", []):
+            expr = target["expr"]
+            assert expr.count("(") == expr.count(")")
+            for name in re.findall(r"(?:rate|increase)\((moontide_\w+)", expr):
+                assert name.endswith(SUFFIXES) or kinds[name][0] == "counter", expr
+            if "histogram_quantile" in expr:
+                assert "_bucket" in expr
+                assert re.search(r"sum by \(le\b", expr)
+
+
+def test_alerts_name_metrics_that_exist():
+    text = (ROOT / "ops" / "prometheus" / "alerts.yml").read_text()
+    rules = [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    assert len({rule["alert"] for rule in rules}) == len(rules) >= 8
+    for rule in rules:
+        assert named(rule["expr"]) <= set(exposed()), rule["alert"]
+        assert rule["expr"].count("(") == rule["expr"].count(")")
+        assert rule["labels"]["severity"] in {"page", "ticket"}
+        assert rule["annotations"]["summary"]
