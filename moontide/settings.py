@@ -48,6 +48,7 @@ class Settings(BaseSettings):
         stream_served_actions: actions that say an item was shown: they enter no sequence, but the user's candidate set.
         stream_candidates: most items of a user's candidate set; 0 computes no tiers ahead.
         stream_audit_file: file to which each verdict is appended at a checkpoint; none by default.
+        stream_restarts: how often the consumer has restarted itself; set by its watchdog.
     """
 
     model_config = SettingsConfigDict(env_prefix="MOONTIDE_", frozen=True, extra="forbid")
@@ -96,6 +97,7 @@ class Settings(BaseSettings):
     stream_served_actions: tuple[str, ...] = ("impression",)
     stream_candidates: Annotated[int, Field(ge=0, le=10_000)] = 200
     stream_audit_file: Path | None = None
+    stream_restarts: Annotated[int, Field(ge=0)] = 0
 
     @property
     def spaces_path(self) -> Path:

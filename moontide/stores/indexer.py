@@ -175,7 +175,7 @@ class Indexer:
 
     def _outdated(self, ids: Sequence[str]) -> list[str]:
         heads = self._online.heads(self._view, ids)
-        expected = _tokens(heads)
+        expected = head_tokens(heads)
         shown = np.isin(heads.status, (Status.PRESENT, Status.EXPIRED))
         got = self._index.tokens(self._space, ids)
         wrong = [n for n in range(len(ids)) if got[n] != (expected[n] if shown[n] else None)]
@@ -189,7 +189,8 @@ class Indexer:
         return [item for item, gone in zip(ids, absent, strict=True) if gone]
 
 
-def _tokens(heads: Heads) -> list[bytes]:
+def head_tokens(heads: Heads) -> list[bytes]:
+    """The order key of each head, as index rows and marks carry it."""
     packed = np.zeros(len(heads.status), ORDER_DTYPE)
     for name in ("source_version", "event_timestamp", "encoded_at"):
         packed[name] = biased(getattr(heads, name))

@@ -1,0 +1,270 @@
+"""The main thread: polls, hands over, asks for checkpoints, commits what is durable, and gives partitions up in order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import CommitFailedError, IllegalGenerationError, KafkaError, RebalanceInProgressError, UnknownMemberIdError
+
+from moontide.errors import Misconfigured
+from moontide.settings import Settings
+from moontide.stores.kv import Clock
+from streaming.message import Message, Point, Trace
+from streaming.metrics import Metrics
+from streaming.progress import Offsets, Partition, Progress
+from streaming.rebalance import Partitions, RebalanceListener
+from streaming.settler import Barrier, Settler
+from streaming.state import State
+from streaming.worker import Batch, Worker
+
+THREAD: Final = "loop"
+_POLL_MS: Final = 100
+_ROOM_SECONDS: Final = 0.2
+_LAG_SECONDS: Final = 1.0
+_ENDS_SECONDS: Final = 5.0
+_COMMIT_MS: Final = 10_000
+#: The share of max.poll.interval that giving partitions up may take.
+_REVOKE_SHARE: Final = 0.2
+_LEAVE_SECONDS: Final = 25.0
+#: The group went on without us, or is about to: what is not committed is another's work.
+_GROUP_MOVED: Final = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The other threads and what is shared with them."""
+
+    worker: Worker
+    settler: Settler
+    progress: Progress
+    state: State
+    metrics: Metrics
+
+
+class Loop:
+    """Runs until told to stop, or until a thread fails.
+
+    Args:
+        consumer: a client that commits nothing by itself; closed by `run`.
+        topics: what to subscribe to.
+        crew: worker, settler, progress, state, metrics.
+        settings: intervals and limits.
+        ticks: clock in microseconds UTC and the trace of named points.
+    """
+
+    def __init__(
+        self, consumer: KafkaConsumer, topics: Sequence[str], crew: Crew, settings: Settings, ticks: tuple[Clock, Trace]
+    ) -> None:
+        self._consumer = consumer
+        self._topics = list(topics)
+        self._crew = crew
+        self._settings = settings
+        self._clock, self._trace = ticks
+        self._barrier: Barrier | None = None
+        self._barrier_since = self._checkpointed = self._lag_at = self._polled_at = crew.state.monotonic()
+        self._events = 0
+        #: Records of partitions that were assigned while all others were paused.
+        self._held: Batch | None = None
+        self._polled: dict[Partition, int] = {}
+        self._committed: dict[Partition, int] = {}
+
+    def run(self) -> None:
+        """Consume; returns after a clean stop.
+
+        Raises:
+            MoontideError, or whatever ended one of the threads: nothing is committed beyond what is durable.
+        """
+        listener = RebalanceListener(self._consumer, assigned=self._on_assigned, revoked=self._on_revoked, lost=self._on_lost)
+        self._consumer.subscribe(self._topics, listener=listener)
+        state = self._crew.state
+        try:
+            while not state.stopping.is_set():
+                if state.failed is not None:
+                    raise state.failed
+                self._turn()
+            self._finish()
+        finally:
+            state.giving_up.set()
+            self._close()
+
+    def _turn(self) -> None:
+        state = self._crew.state
+        state.beat(THREAD)
+        room = self._crew.worker.has_room(_ROOM_SECONDS)
+        if room and self._held is not None:
+            self._crew.worker.submit(self._held)
+            self._held, room = None, False
+        full = self._uncommitted() >= self._settings.stream_max_uncommitted
+        messages = self._poll(paused=not room or full)
+        if messages:
+            self._events += len(messages)
+            self._crew.metrics.progress(self._clock())
+            self._held = Batch(messages, self._crew.progress.stamp(messages))
+            if room:
+                self._crew.worker.submit(self._held)
+                self._held = None
+        self._checkpoint_if_due()
+        self._commit_if_durable()
+        self._measure()
+
+    def _poll(self, *, paused: bool) -> list[Message]:
+        """Records, or none while paused: the membership needs a poll all the same."""
+        mine = self._consumer.assignment()
+        now_paused = self._consumer.paused()
+        if paused and mine - now_paused:
+            self._consumer.pause(*(mine - now_paused))
+        if not paused and now_paused:
+            self._consumer.resume(*now_paused)
+        polled = self._consumer.poll(timeout_ms=_POLL_MS, max_records=self._settings.stream_poll_records)
+        messages = [_message(record) for records in polled.values() for record in records]
+        if messages or paused:
+            self._polled_at = self._crew.state.monotonic()
+            self._crew.state.starving_since = None
+        for message in messages:
+            partition = Partition(message.topic, message.partition)
+            self._committed.setdefault(partition, message.offset)
+            self._polled[partition] = message.offset + 1
+        return messages
+
+    def _checkpoint_if_due(self) -> None:
+        settings, now = self._settings, self._crew.state.monotonic()
+        due = now - self._checkpointed >= settings.stream_checkpoint_seconds or self._events >= settings.stream_checkpoint_events
+        if self._barrier is None and due:
+            offsets = self._fresh(self._crew.progress.snapshot())
+            self._checkpointed = now
+            if offsets:
+                self._barrier, self._barrier_since, self._events = self._crew.settler.checkpoint(offsets), now, 0
+
+    def _commit_if_durable(self) -> None:
+        barrier = self._barrier
+        if barrier is not None and barrier.done.is_set():
+            self._crew.metrics.checkpoint(self._crew.state.monotonic() - self._barrier_since)
+            if self._commit(barrier.offsets):
+                self._barrier = None
+
+    def _commit(self, offsets: Offsets) -> bool:
+        """Commit what this consumer may; returns whether there is nothing left to commit."""
+        offsets = self._crew.progress.valid(offsets)
+        if not offsets:
+            return True
+        wanted = {TopicPartition(*p): OffsetAndMetadata(at.offset, "", -1) for p, at in offsets.items()}
+        try:
+            self._consumer.commit(wanted, timeout_ms=_COMMIT_MS)
+        except _GROUP_MOVED as error:
+            _log.warning("offsets not committed, the group moved on: %s", type(error).__name__)
+            return True
+        except KafkaError as error:
+            if not getattr(error, "retriable", False):
+                raise Misconfigured(
+                    f"commit: expected the broker to take offsets, got {type(error).__name__}: {error}"
+                ) from error
+            self._crew.metrics.failed("kafka", error)
+            self._crew.state.waiting["kafka"] = f"commit: {type(error).__name__}"
+            return False
+        self._crew.state.waiting.pop("kafka", None)
+        for partition, at in offsets.items():
+            self._committed[partition] = max(at.offset, self._committed.get(partition, 0))
+            self._crew.metrics.committed(partition.topic, partition.partition, at.offset)
+        self._crew.metrics.progress(self._clock())
+        self._trace(Point.COMMITTED)
+        return True
+
+    def _measure(self) -> None:
+        state, now = self._crew.state, self._crew.state.monotonic()
+        if now - self._lag_at >= _LAG_SECONDS:
+            self._lag_at = now
+            for tp in self._consumer.assignment():
+                high = self._consumer.highwater(tp)
+                if high is not None:
+                    self._crew.metrics.lag(tp.topic, tp.partition, max(0, high - self._polled.get(Partition(*tp), high)))
+            self._crew.metrics.uncommitted(self._uncommitted())
+        if now - self._polled_at >= _ENDS_SECONDS:
+            self._polled_at = now
+            waiting = self._waiting_records()
+            state.starving_since = (state.starving_since or now) if waiting else None
+            if not waiting:
+                self._crew.metrics.progress(self._clock())
+
+    def _waiting_records(self) -> bool:
+        """Whether the broker has records for this consumer, asked from the broker itself."""
+        mine = list(self._consumer.assignment())
+        waiting = self._crew.state.waiting
+        try:
+            ends = self._consumer.end_offsets(mine, timeout_ms=2_000) if mine else {}
+            found = any(end > (self._consumer.position(tp, timeout_ms=2_000) or 0) for tp, end in ends.items())
+        except KafkaError as error:
+            waiting["kafka"] = f"expected an answer of the broker, got {type(error).__name__}"
+            return False
+        waiting.pop("kafka", None)
+        return found
+
+    def _uncommitted(self) -> int:
+        return sum(offset - self._committed.get(p, offset) for p, offset in list(self._polled.items()))
+
+    def _fresh(self, offsets: Offsets) -> Offsets:
+        return {p: at for p, at in offsets.items() if at.offset > self._committed.get(p, -1)}
+
+    def _finish(self) -> None:
+        """Finish the batch in work, make it durable, commit; bounded in time."""
+        _log.info("stopping: finishing what was begun")
+        self._give_up([Partition(*tp) for tp in self._consumer.assignment()], _LEAVE_SECONDS)
+
+    def _give_up(self, partitions: Partitions, seconds: float) -> None:
+        """Bring `partitions` to an end within `seconds`: committed as far as it is durable by then."""
+        state, worker = self._crew.state, self._crew.worker
+        ends = state.monotonic() + seconds
+        worker.withdraw()
+        for batch in worker.pending():
+            if not batch.finished.wait(max(0.0, (ends - state.monotonic()) / 2)):
+                batch.abandoned.set()
+        offsets = {p: at for p, at in self._crew.progress.snapshot().items() if p in set(partitions)}
+        barrier = self._crew.settler.checkpoint(offsets)
+        while not barrier.done.wait(0.05) and state.monotonic() < ends and state.failed is None:
+            state.beat(THREAD)
+        if barrier.done.is_set():
+            self._commit(offsets)
+        else:
+            _log.warning("partitions left without a commit: a replay does the work again")
+
+    def _on_assigned(self, partitions: Partitions) -> None:
+        self._crew.metrics.rebalance("assigned")
+        self._crew.progress.assigned(partitions)
+        self._crew.state.assigned = len(self._consumer.assignment())
+        _log.info("assigned %d partitions", len(partitions))
+
+    def _on_revoked(self, partitions: Partitions) -> None:
+        self._trace(Point.REVOKING)
+        self._crew.metrics.rebalance("revoked")
+        self._give_up(partitions, self._settings.stream_poll_interval_ms / 1e3 * _REVOKE_SHARE)
+        self._forget(partitions)
+
+    def _on_lost(self, partitions: Partitions) -> None:
+        self._crew.metrics.rebalance("lost")
+        _log.warning("lost %d partitions: the group went on without this consumer", len(partitions))
+        self._crew.worker.withdraw()
+        for batch in self._crew.worker.pending():
+            batch.abandoned.set()
+        self._forget(partitions)
+
+    def _forget(self, partitions: Partitions) -> None:
+        self._crew.progress.revoked(partitions)
+        for partition in partitions:
+            self._polled.pop(partition, None)
+            self._committed.pop(partition, None)
+            self._crew.metrics.forget(*partition)
+
+    def _close(self) -> None:
+        try:
+            self._consumer.close(timeout_ms=3_000)
+        except KafkaError as error:
+            _log.warning("the consumer did not leave the group cleanly: %s", type(error).__name__)
+
+
+def _message(record: Any) -> Message:
+    timestamp = -1 if record.timestamp is None else record.timestamp
+    return Message(record.topic, record.partition, record.offset, record.key, record.value, tuple(record.headers), timestamp)

@@ -1,0 +1,173 @@
+"""The thread behind the worker: followers at once, and everything durable at a checkpoint, in the order that loses nothing.
+
+A checkpoint is a barrier in the stream of effects: when it is done, all that came before it is durable everywhere, and only then
+are its offsets given back to be committed. The worker goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from moontide.stores.kv import Clock
+from moontide.views import ViewKind
+from streaming.checkpoint import Checkpoint
+from streaming.followers import Follower
+from streaming.message import Effects, Point, Trace, Verdict
+from streaming.metrics import Metrics
+from streaming.patience import GivenUp, Patience
+from streaming.progress import Offsets
+from streaming.state import State
+
+THREAD: Final = "settler"
+_IDLE: Final = 0.5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Barrier:
+    """A checkpoint that was asked for: `offsets` may be committed once `done` is set, and never before."""
+
+    offsets: Offsets
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """What the settler works with."""
+
+    followers: Mapping[str, Follower]
+    checkpoint: Checkpoint
+    clock: Clock
+    trace: Trace
+
+
+class Settler:
+    """Takes effects that were written online, in order, and barriers between them.
+
+    Args:
+        settling: followers by space id, checkpoint, clock (microseconds UTC), trace.
+        state: shared with the other threads.
+        metrics: counts and times.
+    """
+
+    def __init__(self, settling: Settling, state: State, metrics: Metrics) -> None:
+        self._settling = settling
+        self._state = state
+        self._metrics = metrics
+        self._patience = Patience(state, metrics, THREAD)
+        self._inbox: deque[Effects | Barrier] = deque()
+        self._wakes = threading.Condition()
+        self._ends = False
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def add(self, effects: Effects) -> None:
+        """Hand over effects; they are written online already."""
+        self._put(effects)
+
+    def checkpoint(self, offsets: Offsets) -> Barrier:
+        """Ask for everything handed over so far to be made durable."""
+        barrier = Barrier(offsets)
+        self._put(barrier)
+        return barrier
+
+    def close(self, timeout: float) -> None:
+        """End the thread; what is in its inbox is left to a replay."""
+        with self._wakes:
+            self._ends = True
+            self._wakes.notify()
+        self._thread.join(timeout)
+
+    def _put(self, entry: Effects | Barrier) -> None:
+        with self._wakes:
+            self._inbox.append(entry)
+            self._wakes.notify()
+
+    def _run(self) -> None:
+        try:
+            while not self._ends:
+                self._state.beat(THREAD)
+                effects, barrier = self._take()
+                if effects:
+                    self._follow(effects)
+                if barrier is not None:
+                    self._make_durable()
+                    barrier.done.set()
+                    self._sweep()
+        except GivenUp as error:
+            _log.warning("left to a replay: %s", error)
+        except BaseException as error:  # the edge of the thread: the loop raises it
+            self._state.failed = error
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._state.rest(THREAD)
+
+    def _take(self) -> tuple[list[Effects], Barrier | None]:
+        """All effects up to the next barrier, and that barrier, once there is anything."""
+        with self._wakes:
+            if not self._inbox and not self._ends:
+                self._wakes.wait(_IDLE)
+            effects: list[Effects] = []
+            while self._inbox:
+                entry = self._inbox.popleft()
+                if isinstance(entry, Barrier):
+                    return effects, entry
+                effects.append(entry)
+        return effects, None
+
+    def _follow(self, effects: Sequence[Effects]) -> None:
+        checkpoint = self._settling.checkpoint
+        for some in effects:
+            checkpoint.add(some)
+        for space, ids in _items(effects).items():
+            follower = self._settling.followers[space]
+            self._patience.run("index", lambda f=follower, i=list(ids): f.follow(i))  # type: ignore[misc]
+        now = self._settling.clock()
+        ages = [
+            now / 1e6 - r.message.timestamp_ms / 1e3
+            for some in effects
+            for r in some.results
+            if r.verdict is Verdict.APPLIED and r.message.timestamp_ms >= 0 and _is_item(some)
+        ]
+        self._metrics.searchable(ages)
+
+    def _make_durable(self) -> None:
+        checkpoint, trace, run = self._settling.checkpoint, self._settling.trace, self._patience.run
+        run("offline", lambda: checkpoint.write_offline(trace))
+        for follower in self._settling.followers.values():
+            run("index", follower.settle)
+        trace(Point.SENDS_AWAITED)
+        run("dead_letters", lambda: checkpoint.await_dead_letters(trace))
+        results = checkpoint.results
+        run("audit", lambda: checkpoint.write_audit(trace))
+        self._metrics.settled(results)
+
+    def _sweep(self) -> None:
+        for follower in self._settling.followers.values():
+            self._patience.run("index", follower.sweep)
+
+
+def _items(effects: Sequence[Effects]) -> dict[str, dict[str, None]]:
+    """Items whose embedding was written or touched, by space id."""
+    found: dict[str, dict[str, None]] = {}
+    for some in effects:
+        for view, rows in some.rows:
+            if view.kind is ViewKind.EMBEDDING and view.space is not None:
+                found.setdefault(view.space.id, {}).update(dict.fromkeys(rows["item_id"].to_pylist()))
+        for view, ids in some.touched:
+            if view.kind is ViewKind.EMBEDDING and view.space is not None:
+                found.setdefault(view.space.id, {}).update(dict.fromkeys(ids))
+    return found
+
+
+def _is_item(effects: Effects) -> bool:
+    return any(view.kind is ViewKind.EMBEDDING for view, _ in effects.rows)
