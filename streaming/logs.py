@@ -135,13 +135,15 @@ def _message(record: logging.LogRecord) -> str:
         return f"{record.msg} (arguments do not fit)"
 
 
-def configure(stream: TextIO, *, level: str = "INFO", secrets: Iterable[str] = ()) -> logging.Handler:
-    """Send all logs of this process to `stream` as JSON lines; `secrets` (see `secrets_of`) never appear.
+def configure(
+    stream: TextIO, *, level: str = "INFO", settings: Settings | None = None, secrets: Iterable[str] = ()
+) -> logging.Handler:
+    """Send all logs of this process to `stream` as JSON lines; neither `secrets` nor those of `settings` ever appear.
 
     Called again, the earlier handler is replaced. Libraries log from WARNING on. Returns the handler.
     """
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonLines(Redactor(secrets)))
+    handler.setFormatter(JsonLines(Redactor([*secrets, *(secrets_of(settings) if settings else ())])))
     handler.addFilter(RateLimit())
     root = logging.getLogger()
     for old in [h for h in root.handlers if isinstance(h.formatter, JsonLines)]:
