@@ -74,7 +74,7 @@ class Link:
                 stderr=subprocess.PIPE,
                 pass_fds=(child_end, self._marks),
                 # Secrets of this process are in its environment; the child gets what finds the same modules, no more.
-                env={"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "LC_ALL": "C.UTF-8"},
+                env={"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "LC_ALL": "C.UTF-8"},
                 process_group=0,
             )
         except OSError as error:
