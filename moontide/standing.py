@@ -1,4 +1,4 @@
-"""What becomes of each catalog row, against where its item stands offline: pure functions over columns (B rows)."""
+"""What becomes of each catalog row or event, against where its item stands: pure functions over columns (B rows)."""
 
 from __future__ import annotations
 
@@ -50,8 +50,17 @@ class Standing(NamedTuple):
 
 def standing(version: NDArray[np.int64], event_us: NDArray[np.int64], head_version: pa.Array, head_us: pa.Array) -> Standing:
     """Compare rows with heads; the heads are null where an item has none."""
-    known = valid(head_version)
-    old_version, old_us = integers(head_version), integers(head_us)
+    return compare(version, event_us, valid(head_version), integers(head_version), integers(head_us))
+
+
+def compare(
+    version: NDArray[np.int64],
+    event_us: NDArray[np.int64],
+    known: NDArray[np.bool_],
+    old_version: NDArray[np.int64],
+    old_us: NDArray[np.int64],
+) -> Standing:
+    """`standing` of rows against heads in numpy columns; what a head that is not `known` holds does not matter."""
     ahead, same = version > old_version, version == old_version
     raised = np.where(known & ahead & (event_us <= old_us), old_us + 1, event_us)
     newer = ~known | ahead | (same & (event_us > old_us))
@@ -59,8 +68,13 @@ def standing(version: NDArray[np.int64], event_us: NDArray[np.int64], head_versi
 
 
 def first_steps(at: Standing, deleted: NDArray[np.bool_], head_deleted: pa.Array) -> NDArray[np.int8]:
-    """(B,) `Step` of each row, before any content is looked at."""
-    gone = at.known & flags(head_deleted)
+    """(B,) `Step` of each row, before any content is looked at; `head_deleted` is null where an item has no head."""
+    return steps_before_content(at, deleted, flags(head_deleted))
+
+
+def steps_before_content(at: Standing, deleted: NDArray[np.bool_], head_deleted: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """`first_steps` against heads in numpy columns."""
+    gone = at.known & head_deleted
     past = ~at.newer & ~at.equal
     out = np.full(len(deleted), Step.CHECK, np.int8)
     out[~at.known | gone] = Step.ENCODE

@@ -1,0 +1,49 @@
+"""The content of an item event, read from where the event says, and its hash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from encoders import ImageLoader, Item, Reason, Unencodable, hash_content
+from moontide.events import Content, ItemEvent, parse_content
+from streaming.item_plan import Values
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An item whose image, if any, is bytes; the hash of its content, and its feature values."""
+
+    item: Item
+    content_hash: str
+    values: Values
+
+
+def load(event: ItemEvent, loader: ImageLoader) -> Loaded:
+    """The content of a create or update; nothing is decoded.
+
+    Raises:
+        Unencodable: what it points at is refused, missing or too large, or there is neither image nor text.
+        BadEvent: what `content_ref` names is not content.
+        Transient: the object store failed.
+        Misconfigured: the object store refused this process.
+    """
+    content = event.content or _referenced(event, loader)
+    image = loader.read(content.image) if content.image else None
+    item = Item(event.item_id, content.title, content.description, content.attributes, image)
+    if image is None and not item.has_text:
+        raise Unencodable(Reason.NO_CONTENT, "expected an image, or a text with more than white space; got neither")
+    price = None if content.price is None else _float32(content.price)
+    return Loaded(item, hash_content(item, image), (price, content.category, image is not None, item.has_text))
+
+
+def _referenced(event: ItemEvent, loader: ImageLoader) -> Content:
+    if not event.content_ref:
+        return Content()
+    return parse_content(loader.read(event.content_ref), max_bytes=loader.max_bytes)
+
+
+def _float32(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
