@@ -97,7 +97,7 @@ class App:
         settler = Settler(self._settling(stack, online, index, producer, encoders), state, metrics)
         progress = Progress()
         worker = Worker(self._handling(online, index, encoders), settler, progress, state, metrics)
-        consumer = self._opened("kafka", stack, partial(clients.consumer, settings))
+        consumer = self._opened("kafka", stack, partial(clients.consumer, settings, topics=()))
         crew = Crew(worker, settler, progress, state, metrics)
         watchdog = Watchdog(state, settings.stream_stall_seconds, partial(restart_process, settings.stream_restarts + 1))
         settler.start()

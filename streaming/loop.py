@@ -13,6 +13,7 @@ from kafka.errors import CommitFailedError, IllegalGenerationError, KafkaError, 
 from moontide.errors import Misconfigured
 from moontide.settings import Settings
 from moontide.stores.kv import Clock
+from streaming.client_errors import translated_error
 from streaming.message import Message, Point, Trace
 from streaming.metrics import Metrics
 from streaming.progress import Offsets, Partition, Progress
@@ -26,6 +27,7 @@ _POLL_MS: Final = 100
 _ROOM_SECONDS: Final = 0.2
 _LAG_SECONDS: Final = 1.0
 _ENDS_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 0.5
 _COMMIT_MS: Final = 10_000
 #: The share of max.poll.interval that giving partitions up may take.
 _REVOKE_SHARE: Final = 0.2
@@ -120,7 +122,12 @@ class Loop:
             self._consumer.pause(*(mine - now_paused))
         if not paused and now_paused:
             self._consumer.resume(*now_paused)
-        polled = self._consumer.poll(timeout_ms=_POLL_MS, max_records=self._settings.stream_poll_records)
+        try:
+            polled = self._consumer.poll(timeout_ms=_POLL_MS, max_records=self._settings.stream_poll_records)
+        except KafkaError as error:
+            self._failed("polling", error)
+            self._crew.state.stopping.wait(_PAUSE_SECONDS)
+            return []
         messages = [_message(record) for records in polled.values() for record in records]
         if messages or paused:
             self._polled_at = self._crew.state.monotonic()
@@ -202,6 +209,15 @@ class Loop:
             return False
         waiting.pop("kafka", None)
         return found
+
+    def _failed(self, doing: str, error: KafkaError) -> None:
+        """Note that Kafka failed, to be tried again; raises `Misconfigured` where that is no use."""
+        found = translated_error(error, doing)
+        if isinstance(found, Misconfigured):
+            raise found from error
+        self._crew.metrics.failed("kafka", found)
+        self._crew.state.waiting["kafka"] = str(found)
+        _log.warning("%s", found)
 
     def _uncommitted(self) -> int:
         return sum(offset - self._committed.get(p, offset) for p, offset in list(self._polled.items()))
