@@ -53,8 +53,9 @@ running() {
     local pid
     [[ -f $pid_file ]] || return 1
     pid=$(<"$pid_file")
+    [[ -r /proc/$pid/cmdline ]] || return 1
     # A process id may have been given to another program since.
-    [[ -n $pid && -r /proc/$pid/cmdline ]] && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -qF "kafka.Kafka $config"
+    [[ -n $pid && $(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline") == *"kafka.Kafka $config "* ]]
 }
 
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
