@@ -12,6 +12,7 @@ pytestmark = pytest.mark.architecture
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["moontide", "encoders", "jobs", "serving", "streaming"]
 FLOOR0 = [
+    "changes",
     "embeddings",
     "errors",
     "events",
