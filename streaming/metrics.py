@@ -23,6 +23,7 @@ from moontide.errors import Misconfigured, Poison, Transient
 from moontide.events import EventReason
 from streaming.encoding import Fault
 from streaming.message import Result, Verdict
+from streaming.online_writes import REFUSED
 
 #: Seconds from an event to what it causes: fine around the targets (p50 150 ms, p99 1 s), coarse up to an hour of catching up.
 FRESHNESS: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 900, 3600)
@@ -32,7 +33,7 @@ STEP: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 
 SIZE: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 10_000)
 
 OTHER: Final = "other"
-REASONS: Final = frozenset(str(reason) for enum in (EventReason, Reason, Fault) for reason in enum)
+REASONS: Final = frozenset({REFUSED, *(str(reason) for enum in (EventReason, Reason, Fault) for reason in enum)})
 REBALANCES: Final = ("assigned", "revoked", "lost")
 #: Most values of a label that the code, not the data, decides; a mistake there may not flood the server of metrics.
 MOST_WORDS: Final = 32

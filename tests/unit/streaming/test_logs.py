@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+from moontide.events import BadEvent, parse_item
 from moontide.settings import Settings
+from streaming.dead_letters import dead_letter
 from streaming.logs import HIDDEN, MOST_LINES, WINDOW, JsonLines, RateLimit, Redactor, configure, secrets_of
 from streaming.message import Message, Result, Verdict
 from streaming.metrics import Metrics
@@ -188,3 +190,28 @@ def test_configured_twice_a_line_comes_once(log):
     assert lines() == []
     assert len(again.getvalue().splitlines()) == 1
     assert "canary" not in again.getvalue()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"canary",
+        b'{"canary": 1',
+        b'{"schema_version": 1, "canary": "canary"}',
+        b'{"schema_version": "canary"}',
+        b'{"schema_version": 1, "event_id": "e", "op": "canary", "item_id": "i", "source_version": 1}',
+        b'{"schema_version": 1, "event_id": "e", "op": "c", "item_id": "not an id canary", "source_version": 1}',
+        b'{"schema_version": 1, "event_id": "e", "op": "c", "item_id": "i", "source_version": 1, "event_timestamp": "canary"}',
+        b'{"schema_version": 1, "event_id": "e", "op": "c", "item_id": "i", "source_version": 1,'
+        b' "event_timestamp": "2026-01-01T00:00:00Z", "content": {"title": 7, "description": "canary"}}',
+    ],
+)
+def test_headers_of_a_dead_letter_say_nothing_of_what_the_event_holds(value):
+    with pytest.raises(BadEvent) as caught:
+        parse_item(b"i", value, (), 1_700_000_000_000, now_us=1_800_000_000_000_000)
+    error = caught.value
+    message = Message("item-events", 0, 0, b"i", value)
+    result = Result(message, Verdict.DEAD, error.event_id, error.entity_id, error.reason, error.detail)
+    letter = dead_letter(result, 0)
+    assert letter.value == value
+    assert not [name for name, text in letter.headers if b"canary" in (text or b"")]
