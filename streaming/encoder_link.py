@@ -49,18 +49,16 @@ class Failed(Exception):
 
 
 class Link:
-    """A running child and its pipes.
+    """A running child and its pipes; `greet` comes first, and `kill` last.
 
     Args:
         command: program and flags; the flags of this link are appended.
-        seconds: time until it has to say that it is ready.
 
     Raises:
-        Misconfigured: the child says that it cannot be started as it is.
-        Transient: it did not start.
+        Transient: the program cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], *, seconds: float) -> None:
+    def __init__(self, command: Sequence[str]) -> None:
         self.calls = 0
         self._marks = os.memfd_create("moontide-marks")
         os.ftruncate(self._marks, MAX_ITEMS)
@@ -86,7 +84,7 @@ class Link:
         assert self._child.stdin is not None
         assert self._child.stderr is not None
         self._pipes = Pipes(requests=self._child.stdin.fileno(), answers=self._answers, errors=self._child.stderr.fileno())
-        self.space = self._greeting(seconds)
+        self._dim = 0
 
     @property
     def pid(self) -> int:
@@ -98,15 +96,42 @@ class Link:
         """Whether it still runs."""
         return self._child.poll() is None
 
+    def greet(self, *, seconds: float) -> EmbeddingSpace:
+        """The space that the child encodes into, as soon as it is ready.
+
+        Raises:
+            Misconfigured: it says that it cannot be started as it is.
+            Transient: it is not ready in time, or died.
+        """
+        try:
+            kind, body = self._pipes.exchange([], 0, limit=MAX_NOTE, seconds=seconds)
+            if kind is Kind.HELLO:
+                space = unpack_space(body)
+                self._dim = space.dim
+                return space
+            problem = clean(body, MAX_NOTE)
+        except (Garbled, TimeoutError, EOFError) as error:
+            self.kill()
+            raise Transient(
+                f"encoder process: expected it to start, got {self._ending(error)}; {self._pipes.last_words}"
+            ) from error
+        self.kill()
+        if kind is Kind.MISCONFIGURED:
+            raise Misconfigured(problem)
+        raise Misconfigured(
+            "encoder process: expected the encoder to fit into its address space, got MemoryError; "
+            "raise MOONTIDE_STREAM_ENCODE_BYTES"
+        )
+
     def ask(self, items: Sequence[Item], *, seconds: float) -> Answer:
         """The child's answer to at most `MAX_ITEMS` items, or `Failed`: it is dead then."""
         self.calls += 1
         os.pwrite(self._marks, bytes(MAX_ITEMS), 0)
         try:
-            limit = answer_limit(len(items), self.space.dim)
+            limit = answer_limit(len(items), self._dim)
             kind, body = self._pipes.exchange(pack_items(items, self.calls), self.calls, limit=limit, seconds=seconds)
             if kind is Kind.VECTORS:
-                return unpack_answer(body, len(items), self.space.dim)
+                return unpack_answer(body, len(items), self._dim)
             if kind is not Kind.OUT_OF_MEMORY and kind is not Kind.FAILED:
                 raise Garbled("an answer to another question")
             fault = Fault.ENCODER_OUT_OF_MEMORY if kind is Kind.OUT_OF_MEMORY else Fault.ENCODER_CRASHED
@@ -123,10 +148,14 @@ class Link:
         self._log(failed.detail)
         raise failed
 
-    def kill(self) -> None:
-        """End the child, and wait until it has; again is fine."""
+    def interrupt(self) -> None:
+        """End the child; a call that another thread waits in fails then, and this thread has to `kill` after it."""
         with contextlib.suppress(ProcessLookupError):
             self._child.kill()
+
+    def kill(self) -> None:
+        """End the child, wait until it has, and let go of its pipes; again is fine."""
+        self.interrupt()
         self._child.wait()
         if self._marks >= 0:
             self._pipes.drain()
@@ -137,25 +166,6 @@ class Link:
             os.close(self._answers)
             os.close(self._marks)
             self._marks = -1
-
-    def _greeting(self, seconds: float) -> EmbeddingSpace:
-        try:
-            kind, body = self._pipes.exchange([], 0, limit=MAX_NOTE, seconds=seconds)
-            if kind is Kind.HELLO:
-                return unpack_space(body)
-            problem = clean(body, MAX_NOTE)
-        except (Garbled, TimeoutError, EOFError) as error:
-            self.kill()
-            raise Transient(
-                f"encoder process: expected it to start, got {self._ending(error)}; {self._pipes.last_words}"
-            ) from error
-        self.kill()
-        if kind is Kind.MISCONFIGURED:
-            raise Misconfigured(problem)
-        raise Misconfigured(
-            "encoder process: expected the encoder to fit into its address space, got MemoryError; "
-            "raise MOONTIDE_STREAM_ENCODE_BYTES"
-        )
 
     def _suspects(self, count: int) -> tuple[int, ...]:
         return tuple(row for row, mark in enumerate(os.pread(self._marks, count, 0)) if mark == STARTED)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
-import selectors
+import select
 import time
 from collections import deque
 from typing import Final
@@ -35,6 +36,9 @@ class Pipes:
         self._stderr = b""
         for handle in (requests, answers, errors):
             os.set_blocking(handle, False)
+        self._poll = select.poll()
+        for handle in (answers, errors):
+            self._poll.register(handle, select.POLLIN)
         with contextlib.suppress(OSError):
             for handle in (requests, answers):
                 fcntl.fcntl(handle, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -59,18 +63,16 @@ class Pipes:
             EOFError: the child closed its end.
         """
         deadline = time.monotonic() + seconds
-        unsent = deque(memoryview(p) for p in pieces if p)
+        unsent = deque(memoryview(p) for p in pieces)
         got, wanted = bytearray(), HEADER.size
-        with selectors.DefaultSelector() as ready:
-            ready.register(self._answers, selectors.EVENT_READ)
-            ready.register(self._errors, selectors.EVENT_READ)
-            if unsent:
-                ready.register(self._requests, selectors.EVENT_WRITE)
-            while len(got) < wanted:
-                self._step(ready, unsent, got, wanted, deadline - time.monotonic())
-                if wanted == HEADER.size == len(got):
-                    kind, answered, length = read_header(bytes(got), limit=limit)
-                    wanted += length
+        # A small request fits into the pipe, and then nothing has to wait for room.
+        if self._write(unsent):
+            self._poll.register(self._requests, select.POLLOUT)
+        while len(got) < wanted:
+            self._step(unsent, got, wanted, deadline - time.monotonic())
+            if wanted == HEADER.size == len(got):
+                kind, answered, length = read_header(bytes(got), limit=limit)
+                wanted += length
         if answered != sequence:
             raise Garbled("an answer to another question")
         return kind, bytes(got[HEADER.size :])
@@ -84,23 +86,21 @@ class Pipes:
             return True
         return False
 
-    def _step(
-        self, ready: selectors.BaseSelector, unsent: deque[memoryview], got: bytearray, wanted: int, seconds: float
-    ) -> None:
+    def _step(self, unsent: deque[memoryview], got: bytearray, wanted: int, seconds: float) -> None:
         """Wait for whichever end is first and serve it."""
         if seconds <= 0:
             raise TimeoutError
-        for key, _ in ready.select(seconds):
-            if key.fd == self._answers:
+        for handle, _ in self._poll.poll(math.ceil(seconds * 1_000)):
+            if handle == self._answers:
                 data = os.read(self._answers, min(wanted - len(got), _PIPE_BYTES))
                 if not data:
                     raise EOFError
                 got += data
-            elif not (self.drain() if key.fd == self._errors else self._write(unsent)):
-                ready.unregister(key.fd)
+            elif not (self.drain() if handle == self._errors else self._write(unsent)):
+                self._poll.unregister(handle)
 
     def _write(self, unsent: deque[memoryview]) -> bool:
-        """Write what the pipe takes; whether something is left."""
+        """Write what the pipe takes; whether there is something left that it may take later."""
         try:
             written = os.writev(self._requests, [unsent[i] for i in range(min(len(unsent), _PIECES))])
         except BlockingIOError:

@@ -78,7 +78,8 @@ class EncoderProcess:
         self._command = tuple(command)
         self._seconds = seconds
         self._closed = False
-        self._lock = threading.Lock()
+        self._starting = threading.Lock()
+        self._calling = threading.Lock()
         self.restarts = -1
         self._link = self._started()
 
@@ -99,6 +100,18 @@ class EncoderProcess:
             Transient: the child cannot be started, cannot encode a known good item, or was closed.
             Misconfigured: the child, started again, finds another artifact or none.
         """
+        with self._calling:
+            return self._encode(items)
+
+    def close(self) -> None:
+        """Stop the child; a call that runs in another thread ends with `Transient`."""
+        with self._starting:
+            self._closed = True
+            self._link.interrupt()
+        with self._calling:
+            self._link.kill()
+
+    def _encode(self, items: Sequence[Item]) -> Encoded:
         refused = {
             row: Refused(Reason.IMAGE_REFUSED, "expected the image's bytes, got a path; it is read before it gets here")
             for row, item in enumerate(items)
@@ -117,12 +130,6 @@ class EncoderProcess:
                     refused[part[at]] = Refused(reason, detail)
         encoded.sort()
         return self._gated(items, encoded, codes, scale, refused)
-
-    def close(self) -> None:
-        """Stop the child; a call that runs in another thread ends with `Transient`."""
-        with self._lock:
-            self._closed = True
-            self._link.kill()
 
     def _gated(
         self,
@@ -171,21 +178,23 @@ class EncoderProcess:
 
     def _ready(self) -> Link:
         """The child, alive: started again where it died, also between two calls."""
-        if not self._link.alive:
-            with self._lock:
-                if not self._closed:
-                    self._link.kill()
-                    self._link = self._started()
-        if self._closed:
-            raise Transient("encoder process: closed; start it again")
+        if self._closed or not self._link.alive:
+            self._link.kill()
+            self._link = self._started()
         return self._link
 
     def _started(self) -> Link:
         """A new child that is of the right space and has encoded a known good item."""
-        link = Link(self._command, seconds=max(_START_SECONDS, self._seconds))
+        patience = max(_START_SECONDS, self._seconds)
+        with self._starting:
+            if self._closed:
+                raise Transient("encoder process: expected an open one, got one that was closed; make another")
+            # Known from its first moment on, so that `close` can end it.
+            self._link = link = Link(self._command)
+        space = link.greet(seconds=patience)
         try:
-            require_same_space(self._space, link.space, where="encoder process")
-            link.ask(_PROBE, seconds=max(_START_SECONDS, self._seconds))
+            require_same_space(self._space, space, where="encoder process")
+            link.ask(_PROBE, seconds=patience)
         except Failed as failed:
             raise Transient(
                 f"encoder process: expected the vector of a known good item, got none ({failed.detail}); see the log"

@@ -30,7 +30,6 @@ MAX_NOTE: Final = 4_096
 STARTED, DONE = 1, 2
 
 _COUNT: Final = struct.Struct("<I")
-_LENGTH: Final = struct.Struct("<q")
 _ANSWER: Final = struct.Struct("<III")
 _REJECT: Final = struct.Struct("<IHH")
 _ABSENT: Final = -1
@@ -87,32 +86,33 @@ def pack_items(items: Sequence[Item], sequence: int) -> list[bytes]:
     Raises:
         ValueError: an image that is not bytes.
     """
-    pieces: list[bytes] = [_COUNT.pack(len(items))]
+    texts: list[bytes | None] = [
+        None if text is None else text.encode("utf-8", "surrogatepass")
+        for item in items
+        for text in (item.title, item.description, item.attributes)
+    ]
+    images: list[bytes | None] = []
     for item in items:
         if isinstance(item.image, str):
             raise ValueError("pack_items: expected images as bytes, got a path; read it first")
-        texts = (item.title, item.description, item.attributes)
-        for part in (*(None if t is None else t.encode("utf-8", "surrogatepass") for t in texts), item.image):
-            pieces.append(_LENGTH.pack(_ABSENT if part is None else len(part)))
-            if part:
-                pieces.append(part)
-    head = HEADER.pack(MAGIC, Kind.ITEMS, sequence, sum(map(len, pieces)))
-    return [head, *pieces]
+        images.append(item.image)
+    lengths = [_ABSENT if part is None else len(part) for part in (*texts, *images)]
+    head = _COUNT.pack(len(items)) + struct.pack(f"<{len(lengths)}q", *lengths)
+    small = head + b"".join(filter(None, texts))
+    pictures = [image for image in images if image]
+    return [HEADER.pack(MAGIC, Kind.ITEMS, sequence, len(small) + sum(map(len, pictures))) + small, *pictures]
 
 
 def unpack_items(body: bytes) -> list[Item]:
     """The items of a frame, their ids being their rows."""
-    (count,), at = _COUNT.unpack_from(body), _COUNT.size
-    items = []
-    for row in range(count):
-        parts: list[bytes | None] = []
-        for _ in range(4):
-            (length,), at = _LENGTH.unpack_from(body, at), at + _LENGTH.size
-            parts.append(None if length == _ABSENT else body[at : at + length])
-            at += max(length, 0)
-        title, description, attributes = (None if p is None else p.decode("utf-8", "surrogatepass") for p in parts[:3])
-        items.append(Item(str(row), title, description, attributes, parts[3]))
-    return items
+    (count,) = _COUNT.unpack_from(body)
+    lengths = struct.unpack_from(f"<{4 * count}q", body, _COUNT.size)
+    at, parts = _COUNT.size + 8 * len(lengths), []
+    for length in lengths:
+        parts.append(None if length == _ABSENT else body[at : at + length])
+        at += max(length, 0)
+    texts = [None if part is None else part.decode("utf-8", "surrogatepass") for part in parts[: 3 * count]]
+    return [Item(str(row), *texts[3 * row : 3 * row + 3], image=parts[3 * count + row]) for row in range(count)]  # type: ignore[misc]
 
 
 def pack_answer(answer: Answer) -> bytes:

@@ -26,11 +26,14 @@ def refused_vectors(items: Sequence[Item], vectors: Embeddings) -> dict[int, Ref
         for row in np.flatnonzero(~vectors.present)
     }
     alike: dict[bytes, list[int]] = defaultdict(list)
-    for row in np.flatnonzero(vectors.present):
-        alike[vectors.codes[row].tobytes()].append(int(row))
+    for row, codes in enumerate(vectors.codes.view(f"V{vectors.space.dim}")[:, 0].tolist()):
+        alike[codes].append(row)
     for rows in alike.values():
+        if len(rows) < COLLAPSE or rows[0] in refused:
+            continue
         # Hashing images costs, so it waits for the suspicion.
-        if len(rows) >= COLLAPSE and (contents := len({_content(items[row]) for row in rows})) >= COLLAPSE:
+        contents = len({_content(items[row]) for row in rows})
+        if contents >= COLLAPSE:
             detail = f"expected different vectors, the model gave one to {contents} different items of one batch"
             refused |= dict.fromkeys(rows, Refused(Fault.VECTOR_COLLAPSED, detail))
     return refused
