@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Final
 
 from encoders import ImageLoader, Item, Reason, Unencodable, hash_content
 from moontide.events import Content, ItemEvent, parse_content
 from streaming.item_plan import Values
+
+_FLOAT: Final = struct.Struct("<f")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,5 +48,7 @@ def _referenced(event: ItemEvent, loader: ImageLoader) -> Content:
 
 
 def _float32(value: float) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.float32(value))
+    try:
+        return float(_FLOAT.unpack(_FLOAT.pack(value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)
