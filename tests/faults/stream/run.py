@@ -1,0 +1,59 @@
+"""Runs the fault scenarios and writes the report: ``python tests/faults/stream/run.py --seeds 3 --out docs/fault-report.md``."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+sys.path.insert(0, str(ROOT))
+
+from tests.faults.stream import report  # noqa: E402
+from tests.faults.stream.catalogue import SCENARIOS  # noqa: E402
+from tests.faults.stream.scenarios import execute  # noqa: E402
+from tests.kafka_broker import KafkaBroker  # noqa: E402
+
+
+def main(argv=None):
+    args = _parser().parse_args(argv)
+    chosen = [SCENARIOS[name] for name in args.only] if args.only else list(SCENARIOS.values())
+    folder = Path(tempfile.mkdtemp(prefix="moontide-faults-"))
+    shared, done = None, []
+    try:
+        for scenario in chosen:
+            for seed in range(args.first_seed, args.first_seed + args.seeds):
+                own = None
+                if scenario.own_broker:
+                    own = KafkaBroker(folder / f"{scenario.name}-{seed}-broker").start()
+                elif shared is None:
+                    shared = KafkaBroker(folder / "broker").start()
+                figures = execute(scenario, own or shared, folder / f"{scenario.name}-{seed}", seed, args.size)
+                if own is not None:
+                    own.stop()
+                done.append(figures)
+                print(report.line(figures), flush=True)
+                if figures.findings:
+                    print(figures.explained, flush=True)
+    finally:
+        if shared is not None:
+            shared.stop()
+    if args.out:
+        Path(args.out).write_text(report.document(done, SCENARIOS))
+    print(f"folder of failed runs: {folder}")
+    return 1 if any(f.findings for f in done) else 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each scenario (default 3)")
+    parser.add_argument("--first-seed", type=int, default=1, help="seed of the first run (default 1)")
+    parser.add_argument("--size", type=float, default=1.0, help="factor of the number of events (default 1)")
+    parser.add_argument(
+        "--only", action="append", choices=sorted(SCENARIOS), metavar="NAME", help="only this scenario; may be repeated"
+    )
+    parser.add_argument("--out", help="file for the report (Markdown)")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
