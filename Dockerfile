@@ -14,6 +14,7 @@ COPY moontide moontide
 COPY encoders encoders
 COPY jobs jobs
 COPY serving serving
+COPY streaming streaming
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 
 COPY feature_repo feature_repo

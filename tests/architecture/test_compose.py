@@ -11,7 +11,6 @@ import jsonschema
 import pytest
 import yaml
 
-from moontide import names
 from moontide.settings import Settings
 
 pytestmark = pytest.mark.architecture
@@ -40,9 +39,19 @@ def test_the_schema_refuses_what_is_not_compose(broken):
 
 
 def test_every_part_of_the_platform_is_there():
-    assert {"kafka", "etcd", "minio", "milvus", "redis", "spark-master", "spark-worker", "feature-server", "backfill"} <= set(
-        SERVICES
-    )
+    services = [
+        "kafka",
+        "etcd",
+        "minio",
+        "milvus",
+        "redis",
+        "spark-master",
+        "spark-worker",
+        "feature-server",
+        "backfill",
+        "consumer",
+    ]
+    assert set(services) <= set(SERVICES)
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
@@ -116,11 +125,34 @@ def test_the_jobs_are_given_flags_that_exist():
             assert {word for word in command if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", said))
 
 
-def test_topics_have_the_names_the_code_uses():
+def test_topics_are_those_the_code_makes():
+    from streaming.topics import PARTITIONS, REPLICATION, topic_configs
+
     text = "\n".join(SERVICES["kafka-topics"]["command"])
-    topics = set(re.findall(r"--topic (\S+)", text))
-    assert topics == {names.TOPIC_ITEM_EVENTS, names.TOPIC_BEHAVIOUR_EVENTS, names.TOPIC_ITEM_EMBEDDINGS}
-    assert re.search(rf"--topic {names.TOPIC_ITEM_EMBEDDINGS} --config cleanup.policy=compact", text)
+    made = {
+        name: dict(pair.split("=") for pair in re.findall(r"--config (\S+)", options))
+        for name, options in re.findall(r"make_topic --topic (\S+)(.*)", text)
+    }
+    assert made == topic_configs(Settings())
+    assert f"--partitions {PARTITIONS} --replication-factor {REPLICATION} " in text
+
+
+def test_the_broker_is_the_one_the_tests_run():
+    pom = (ROOT / "scripts" / "kafka" / "pom.xml").read_text()
+    version = re.search(r"<artifactId>kafka_[\d.]+</artifactId>\s*<version>(.+)</version>", pom)[1]
+    assert {SERVICES[name]["image"] for name in ("kafka", "kafka-topics")} == {f"apache/kafka:{version}"}
+
+
+def test_the_consumer_may_speak_to_that_broker_and_says_that_it_is_ready():
+    from streaming.clients import require_safe
+
+    given = SERVICES["consumer"]["environment"]
+    settings = Settings(
+        kafka_servers=given["MOONTIDE_KAFKA_SERVERS"], kafka_plaintext_hosts=json.loads(given["MOONTIDE_KAFKA_PLAINTEXT_HOSTS"])
+    )
+    require_safe(settings)
+    probe = " ".join(SERVICES["consumer"]["healthcheck"]["test"])
+    assert f"http://localhost:{settings.stream_port}/readyz" in probe
 
 
 def test_the_image_copies_every_package():
