@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Protocol
 
+import numpy as np
+
 from encoders import Encoder, Item, Reject
 from encoders.runtime import Progress, no_progress
 from encoders.stub import StubEncoder
@@ -45,6 +47,8 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _NO_LIMIT: Final = 1 << 62
+#: How `encoders.images` ends its word on an image that there was no memory for.
+_STARVED: Final = "(MemoryError)"
 
 
 class Prepared(Protocol):
@@ -165,10 +169,23 @@ def serve(encoder: ChildEncoder, requests: BinaryIO, answers: BinaryIO, marks: m
 def encode(encoder: ChildEncoder, items: Sequence[Item], progress: Progress) -> Answer:
     """Vectors of items whose ids are their rows; those whose vector is not finite are found and left out."""
     prepared: Prepared = encoder.prepare(items, progress=progress)
+    starved = [int(r.item_id) for r in prepared.rejects if r.detail.endswith(_STARVED)]
     rejects = {int(r.item_id): (r.reason.value, r.detail) for r in prepared.rejects}
-    vectors, bad = _finite(encoder, items, prepared)
-    rejects |= {row: (Fault.VECTOR_NOT_FINITE.value, "expected finite values, the model gave NaN or infinity") for row in bad}
-    return Answer(tuple(int(i) for i in vectors.ids or ()), vectors.codes, vectors.scale, rejects)
+    parts = [_finite(encoder, items, prepared)]
+    for row in starved:
+        # Its neighbours may have had the memory: nothing is decoded beside it now.
+        alone: Prepared = encoder.prepare([items[row]], progress=no_progress)
+        if not alone.rejects:
+            del rejects[row]
+            parts.append(_finite(encoder, items, alone))
+        elif alone.rejects[0].detail.endswith(_STARVED):
+            rejects[row] = (Fault.ENCODER_OUT_OF_MEMORY.value, "expected an image that decodes within the limit, got MemoryError")
+    vectors = concat([found for found, _ in parts])
+    for row in (row for _, bad in parts for row in bad):
+        rejects[row] = (Fault.VECTOR_NOT_FINITE.value, "expected finite values, the model gave NaN or infinity")
+    rows = np.array([int(i) for i in vectors.ids or ()], np.int64)
+    order = np.argsort(rows)
+    return Answer(tuple(rows[order].tolist()), vectors.codes[order], vectors.scale[order], rejects)
 
 
 def _finite(encoder: ChildEncoder, items: Sequence[Item], prepared: Prepared) -> tuple[Embeddings, list[int]]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from encoders import Item
 from moontide.errors import Misconfigured, Transient
@@ -31,6 +32,8 @@ from streaming.encoder_wire import (
 from streaming.encoding import Fault
 
 _LOG = logging.getLogger(__name__)
+# On a machine of many cores an arena per thread, and BLAS buffers that nothing uses, would fill the address space.
+_ENVIRONMENT: Final = {"LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(eq=False)
@@ -72,7 +75,7 @@ class Link:
                 stderr=subprocess.PIPE,
                 pass_fds=(child_end, self._marks),
                 # Secrets of this process are in its environment; the child gets what finds the same modules, no more.
-                env={"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "LC_ALL": "C.UTF-8"},
+                env={**_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
                 process_group=0,
             )
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Final
@@ -19,12 +20,13 @@ from moontide.settings import Settings
 from moontide.spaces import EmbeddingSpace, require_same_space
 from streaming.encoder_link import Failed, Link
 from streaming.encoder_wire import MAX_ITEMS, Answer
-from streaming.encoding import Encoded, Refused, StreamEncoder
+from streaming.encoding import Encoded, Fault, Refused, StreamEncoder
 from streaming.gates import refused_vectors
 
 #: A single item must fail so often, each time in a child that did nothing else, before it is to blame.
 ATTEMPTS: Final = 2
 _PROBE: Final = (Item("probe", title="moontide probe"),)
+_NO_PROBE: Final = "encoder process: expected the vector of a known good item, got none"
 _START_SECONDS: Final = 60.0
 _SHORT_SECONDS: Final = 2.0
 _MODULE: Final = (sys.executable, "-m", "streaming.encoder_child")
@@ -80,6 +82,7 @@ class EncoderProcess:
         self._closed = False
         self._starting = threading.Lock()
         self._calling = threading.Lock()
+        self._probe_seconds = 0.0
         self.restarts = -1
         self._link = self._started()
 
@@ -162,6 +165,8 @@ class EncoderProcess:
                 if len(part) > 1:
                     todo.extendleft(reversed(split(part, failed.suspects)))
                 else:
+                    if failed.fault is Fault.ENCODER_TIMED_OUT:
+                        self._require_pace(seconds)
                     attempts[part[0]] += fresh
                     if attempts[part[0]] < ATTEMPTS:
                         todo.appendleft(part)
@@ -175,6 +180,14 @@ class EncoderProcess:
         """Time of a call with that share of the items: an item that hangs must not cost a whole call each time it is tried."""
         least = max(self._seconds / 8, min(self._seconds, _SHORT_SECONDS))
         return least if single else max(least, self._seconds * share)
+
+    def _require_pace(self, seconds: float) -> None:
+        """Nothing that took too long is to blame on a machine where the known good item did, too."""
+        if self._probe_seconds > seconds / 4:
+            raise Transient(
+                f"encoder process: expected a known good item to take less than {seconds / 4:.1f} s, "
+                f"got {self._probe_seconds:.1f} s; the machine is overloaded, or raise MOONTIDE_STREAM_ENCODE_SECONDS"
+            )
 
     def _ready(self) -> Link:
         """The child, alive: started again where it died, also between two calls."""
@@ -192,16 +205,19 @@ class EncoderProcess:
             # Known from its first moment on, so that `close` can end it.
             self._link = link = Link(self._command)
         space = link.greet(seconds=patience)
+        began = time.monotonic()
         try:
             require_same_space(self._space, space, where="encoder process")
-            link.ask(_PROBE, seconds=patience)
+            answer = link.ask(_PROBE, seconds=patience)
         except Failed as failed:
-            raise Transient(
-                f"encoder process: expected the vector of a known good item, got none ({failed.detail}); see the log"
-            ) from failed
+            raise Transient(f"{_NO_PROBE} ({failed.detail}); see the log") from failed
         except Misconfigured:
             link.kill()
             raise
+        if answer.rows != (0,) or not answer.codes.any():
+            link.kill()
+            raise Transient(f"{_NO_PROBE} ({answer.rejects.get(0, ('', 'a vector of zeros'))[1]}); check the artifact")
+        self._probe_seconds = time.monotonic() - began
         link.calls = 0
         self.restarts += 1
         return link

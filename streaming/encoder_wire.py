@@ -33,7 +33,7 @@ _COUNT: Final = struct.Struct("<I")
 _ANSWER: Final = struct.Struct("<III")
 _REJECT: Final = struct.Struct("<IHH")
 _ABSENT: Final = -1
-_REASONS: Final = frozenset([*(r.value for r in Reason), Fault.VECTOR_NOT_FINITE.value])
+_REASONS: Final = frozenset([*map(str, Reason), str(Fault.VECTOR_NOT_FINITE), str(Fault.ENCODER_OUT_OF_MEMORY)])
 
 
 class Kind(IntEnum):
