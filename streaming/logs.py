@@ -29,8 +29,10 @@ MOST_LINES: Final = 20
 WINDOW: Final = 10.0
 LONGEST_TEXT: Final = 2_000
 LONGEST_TRACEBACK: Final = 4_096
-#: Libraries that talk a lot, or bring a handler of their own.
-LIBRARIES: Final = ("kafka", "pymilvus", "milvus_lite", "py.warnings")
+#: Whose loggers the level is for; every other logs from WARNING on.
+OURS: Final = ("streaming", "moontide", "encoders")
+#: A library that brings a handler of its own.
+_HANDLES: Final = "pymilvus"
 
 _PLAIN: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 _OWN: Final = frozenset({"ts", "level", "logger", "thread", "message", "error", "traceback", "left_out"})
@@ -149,15 +151,17 @@ def configure(
     for old in [h for h in root.handlers if isinstance(h.formatter, JsonLines)]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(level)
+    root.setLevel(logging.WARNING)
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
+    # milvus-lite's server in this process: what it fails at comes back to its caller, and is told there.
+    logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
     with contextlib.suppress(ImportError):
-        # It installs a handler when it is imported; imported later, it would take its lines past ours.
-        importlib.import_module("pymilvus")
-    for name in LIBRARIES:
-        library = logging.getLogger(name)
-        for old in list(library.handlers):
-            library.removeHandler(old)
-        library.propagate = True
-        library.setLevel(max(logging.WARNING, logging.getLevelName(level) if level != "NOTSET" else 0))
+        # Its handler comes with its import; imported later, it would take its lines past ours.
+        importlib.import_module(_HANDLES)
+    library = logging.getLogger(_HANDLES)
+    for old in list(library.handlers):
+        library.removeHandler(old)
+    library.propagate = True
     return handler
