@@ -45,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_similar(commands)
     _add_features(commands)
+    _add_produce(commands)
+    _add_replay(commands)
     _add_demo(commands)
     return parser
 
@@ -74,6 +76,24 @@ def _add_features(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     made.set_defaults(run=_features)
 
 
+def _add_produce(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    made = commands.add_parser("produce", help="send a file of events to Kafka", epilog=_EPILOG)
+    made.add_argument("file", type=Path, metavar="FILE", help="JSON Lines of events or wrapped records; - is standard input")
+    made.add_argument("--topic", metavar="TOPIC", help="where events go (default: by their fields)")
+    made.add_argument("--rate", type=_rate, metavar="N", help="records per second (default: as fast as it goes)")
+    made.add_argument("--unchecked", action="store_true", help="send events that the consumer would refuse, too")
+    made.set_defaults(run=_produce)
+
+
+def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    made = commands.add_parser("replay-dlq", help="send dead letters again to the topics they came from", epilog=_EPILOG)
+    made.add_argument("--reason", metavar="REASON", help="only those refused for it; it keeps a position of its own")
+    made.add_argument("--limit", type=_count, metavar="N", help="send at most N")
+    made.add_argument("--dry-run", action="store_true", help="count, but send and commit nothing")
+    made.add_argument("--group", metavar="GROUP", help="consumer group that keeps the position (default: moontide-replay)")
+    made.set_defaults(run=_replay)
+
+
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     made = commands.add_parser("demo", help="the main job on the example data, and a report", epilog=_EPILOG)
     made.add_argument("--out", type=Path, default=Path("build/demo"), metavar="DIR", help="default: build/demo; made anew")
@@ -97,6 +117,20 @@ def _hits(text: str) -> int:
     return value
 
 
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+    return value
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from moontide.cli.doctor import doctor
 
@@ -114,6 +148,18 @@ def _features(args: argparse.Namespace) -> int:
 
     load_settings()
     return features(args.repo, args.user_id, args.item_ids, service=args.service, as_json=args.json)
+
+
+def _produce(args: argparse.Namespace) -> int:
+    from moontide.cli.produce import produce
+
+    return produce(load_settings(), args.file, topic=args.topic, rate=args.rate, checked=not args.unchecked)
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from moontide.cli.replay import replay
+
+    return replay(load_settings(), reason=args.reason, limit=args.limit, dry_run=args.dry_run, group=args.group)
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -17,7 +17,18 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["nonsense"], ["similar"], ["similar", "x", "-k", "0"], ["similar", "x", "-k", "16384"], ["features", "u:1"]]
+    "argv",
+    [
+        [],
+        ["nonsense"],
+        ["similar"],
+        ["similar", "x", "-k", "0"],
+        ["similar", "x", "-k", "16384"],
+        ["features", "u:1"],
+        ["produce"],
+        ["produce", "x", "--rate", "0"],
+        ["replay-dlq", "--limit", "0"],
+    ],
 )
 def test_wrong_use_is_2(argv, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -26,7 +37,7 @@ def test_wrong_use_is_2(argv, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["doctor", "similar", "features", "demo"])
+@pytest.mark.parametrize("command", ["doctor", "similar", "features", "demo", "produce", "replay-dlq"])
 def test_help_says_what_the_exit_codes_mean(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
