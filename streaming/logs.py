@@ -31,8 +31,9 @@ LONGEST_TEXT: Final = 2_000
 LONGEST_TRACEBACK: Final = 4_096
 #: Whose loggers the level is for; every other logs from WARNING on.
 OURS: Final = ("streaming", "moontide", "encoders")
-#: A library that brings a handler of its own.
-_HANDLES: Final = "pymilvus"
+_MILVUS: Final = "pymilvus"
+#: Loggers of Milvus' client and of milvus-lite's server in this process: what fails comes back to the caller, and is told there.
+_ECHOES: Final = (_MILVUS, "grpc._server")
 
 _PLAIN: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 _OWN: Final = frozenset({"ts", "level", "logger", "thread", "message", "error", "traceback", "left_out"})
@@ -154,14 +155,10 @@ def configure(
     root.setLevel(logging.WARNING)
     for name in OURS:
         logging.getLogger(name).setLevel(level)
-    # milvus-lite's server in this process: what it fails at comes back to its caller, and is told there.
-    logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
     with contextlib.suppress(ImportError):
-        # Its handler comes with its import; imported later, it would take its lines past ours.
-        importlib.import_module(_HANDLES)
-    library = logging.getLogger(_HANDLES)
-    for old in list(library.handlers):
-        library.removeHandler(old)
-    library.propagate = True
+        # It sets up its loggers when it is imported; imported later, it would undo this.
+        importlib.import_module(_MILVUS)
+    for name in _ECHOES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return handler
