@@ -17,6 +17,8 @@ RECENT: Final = 5
 NEIGHBOURS: Final = 20
 TTL_US: Final = 60_000_000
 CACHED: Final = 50_000
+#: Items asked about in one call: milvus-lite takes some 1.5 ms for each, and item events wait meanwhile.
+ASKED: Final = 256
 #: After a failure the index is left alone this long: each try may cost its whole time limit.
 PAUSE_US: Final = 5_000_000
 
@@ -31,10 +33,12 @@ class Neighbours:
 
     Attributes:
         failures: how often the index did not answer; the neighbours were left out then.
+        left_out: items beyond the first `ASKED` unknown ones of a call, whose neighbours were left out.
     """
 
     def __init__(self, store: OnlineStore, index: VectorIndex, clock: Clock) -> None:
         self.failures = 0
+        self.left_out = 0
         self._store = store
         self._index = index
         self._clock = clock
@@ -43,6 +47,8 @@ class Neighbours:
 
     def of(self, space: EmbeddingSpace, items: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """The nearest items of each, nearest first, itself left out; an item is missing where they cannot be told now.
+
+        The first items matter most: they are asked about first.
 
         Raises:
             SpaceMismatch: the index or the store holds another space's vectors.
@@ -56,7 +62,8 @@ class Neighbours:
             else:
                 unknown.append(item)
         if unknown and self._paused.get(space, 0) <= now:
-            found |= self._search(space, unknown, now)
+            self.left_out += len(unknown[ASKED:])
+            found |= self._search(space, unknown[:ASKED], now)
         return found
 
     def _search(self, space: EmbeddingSpace, items: Sequence[str], now: int) -> dict[str, tuple[str, ...]]:
@@ -89,8 +96,12 @@ def recent_items(sequence: BehaviourSequence, most: int) -> list[str]:
 
 def candidate_set(served: Sequence[str], near: Iterable[Sequence[str]], *, most: int) -> list[str]:
     """At most `most` distinct items: those served, then the nearest of each recent item, then the second nearest, and so on."""
-    ranks = (item for rank in zip_longest(*near) for item in rank if item is not None)
-    return list(dict.fromkeys(chain(served, ranks)))[:most]
+    return list(dict.fromkeys(chain(served, by_rank(near))))[:most]
+
+
+def by_rank(lists: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The first of each list, then the second of each, and so on."""
+    return (item for rank in zip_longest(*lists) for item in rank if item is not None)
 
 
 def chunks(candidates: Mapping[str, Sequence[str]], most: int) -> Iterator[dict[str, Sequence[str]]]:

@@ -118,7 +118,7 @@ def _write_space(
 
 def _write_features(out: Written, wave: Wave, places: NDArray[np.int64], events: Events, head: FeatureHeads, now_us: int) -> None:
     at, new, view = wave.features_at, wave.features[places], item_features()
-    kept = ~new & at.known[places] & ~wave.ghost[places]
+    kept = ~new & at.known[places]
     out.touch(view, [events.ids[i] for i in wave.items[places[kept]].tolist()])
     places = places[new]
     if not len(places):

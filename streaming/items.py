@@ -121,7 +121,7 @@ class _Batch:
         """Settle events up to the first of each item that must be encoded: what to write, the verdicts, what to encode."""
         out, results, blocked = Written(), list[Result](), list[int]()
         going, held = list(self._queues), 0
-        while going and held <= HELD_BYTES:
+        while going:
             rows = np.array([self._queues[item][0] for item in going], np.int64)
             wave = plan(self._events, rows, self._heads)
             waits = np.zeros(len(rows), np.bool_)

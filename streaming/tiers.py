@@ -16,7 +16,7 @@ from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore, Status, VectorIndex
 from moontide.stores.kv import Clock
 from moontide.views import embedding_view, simtier_view, user_sequence
-from streaming.candidates import RECENT, SERVED, Neighbours, candidate_set, chunks, recent_items
+from streaming.candidates import RECENT, SERVED, Neighbours, by_rank, candidate_set, chunks, recent_items
 from streaming.message import Effects
 
 #: Pairs of one computation: bounds its memory.
@@ -50,6 +50,11 @@ class CandidateTiers:
         """How often the index did not answer."""
         return self._neighbours.failures
 
+    @property
+    def neighbours_left_out(self) -> int:
+        """Items whose neighbours were left out because a call asked about too many."""
+        return self._neighbours.left_out
+
     def recompute(self, users: Sequence[str]) -> Effects:
         """Tiers of the candidate sets of `users`, from the current records; users that a failure left out come along.
 
@@ -75,7 +80,7 @@ class CandidateTiers:
     def _candidates(self, spec: SimTierSpec, space: EmbeddingSpace, users: Sequence[str]) -> dict[str, list[str]]:
         served = [recent_items(s, SERVED) for s in self._store.read_sequences(user_sequence(names.USER_SERVED), users)]
         recent = [recent_items(s, RECENT) for s in self._store.read_sequences(user_sequence(spec.sequence), users)]
-        near = self._neighbours.of(space, (item for items in recent for item in items))
+        near = self._neighbours.of(space, by_rank(recent))
         shown = sorted({item for items in served for item in items})
         found = sorted({item for items in near.values() for item in items})
         dropped = self._of_status(space, shown, Status.DELETED) | self._of_status(space, found, Status.DELETED, Status.ABSENT)

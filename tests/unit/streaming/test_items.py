@@ -62,6 +62,13 @@ def test_a_price_alone_under_the_same_version_reaches_the_features():
     assert world.features("i")["price"] == 2.0
 
 
+def test_prices_that_come_and_go_in_one_batch_end_at_the_last():
+    world = World()
+    world.feed([upsert("i", 1, price=1.0)])
+    assert world.verdicts([upsert("i", 1, price=2.0), upsert("i", 1, price=1.0)]) == ["unchanged", "unchanged"]
+    assert world.features("i")["price"] == 1.0
+
+
 def test_several_versions_in_one_batch_all_go_offline_in_rising_order():
     world = World(batch=2)
     sent = [upsert("i", 1, title="a"), upsert("i", 2, title="b"), upsert("i", 3, title="b"), remove("i", 4), upsert("i", 5)]
@@ -150,8 +157,13 @@ class TestDead:
     def test_refused_in_one_space_is_applied_to_none(self):
         world = World(spaces=(BLUE, GREEN))
         world.encoders[1]._refuse = "green"
-        found = world.feed([upsert("i", 1, title="green"), upsert("j", 1)])
-        assert [(r.verdict.value, r.reason, r.attempts) for r in found] == [("dead", "encoder_crashed", 3), ("applied", "", 1)]
+        sent = [upsert("h", 1, title="h"), upsert("i", 1, title="green"), upsert("j", 1), upsert("k", 1, title="green")]
+        found = world.feed(sent)
+        fine, bad = ("applied", "", 1), ("dead", "encoder_crashed", 3)
+        assert [(r.verdict.value, r.reason, r.attempts) for r in found] == [fine, bad, fine, bad]
+        for item in "hj":
+            record = world.record(item)
+            assert record["codes"] == vector(BLUE, record["content_hash"]).tobytes()
         assert (world.record("i"), world.record("i", GREEN), world.features("i")) == (None, None, None)
         assert world.record("j", GREEN)["source_version"] == 1
 
@@ -217,6 +229,13 @@ class TestSpaces:
         world.feed([upsert("i", 5)])
         world.store.delete(embedding_view(GREEN), ["i"])
         assert world.verdicts([upsert("i", 4)]) == ["stale"]
+        assert world.record("i", GREEN) is None
+
+    def test_other_content_of_an_earlier_time_is_stale_also_where_a_space_lacks_the_item(self):
+        world = World(spaces=(BLUE, GREEN))
+        world.feed([upsert("i", 5, NOW + 9, title="a")])
+        world.store.delete(embedding_view(GREEN), ["i"])
+        assert world.verdicts([upsert("i", 5, NOW + 8, title="b")]) == ["stale"]
         assert world.record("i", GREEN) is None
 
 

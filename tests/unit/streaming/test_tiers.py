@@ -192,6 +192,17 @@ def test_the_cache_is_bounded(monkeypatch):
     assert len(site.tiers._neighbours._known) == 3
 
 
+def test_a_call_asks_about_few_items_the_newest_of_each_user_first(monkeypatch):
+    monkeypatch.setattr(candidates, "ASKED", 2)
+    site = Site()
+    site.behave(*(behaviour(user, f"i{n}", 10 * n + 1) for n, user in enumerate(["u", "w", "u", "w"])))
+    site.recompute("u", "w")
+    assert {item for _, item in site.tiers._neighbours._known} == {"i2", "i3"}
+    assert (site.index.searches, site.tiers.neighbours_left_out) == ([2, 2], 4)
+    site.recompute("u")
+    assert site.index.searches == [2, 2, 1, 1]
+
+
 def test_only_the_last_served_count():
     site = Site()
     site.behave(*(behaviour("u", f"s{n}", n + 1, "impression") for n in range(60)))
