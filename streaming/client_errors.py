@@ -9,16 +9,11 @@ from typing import Final, TypeVar
 from kafka import errors
 
 from moontide.errors import Misconfigured, MoontideError, Transient
+from streaming.client_net import REFUSED
 
 T = TypeVar("T")
 
-_REFUSED: Final = (
-    errors.SaslAuthenticationFailedError,
-    errors.UnsupportedSaslMechanismError,
-    errors.IllegalSaslStateError,
-    errors.AuthorizationError,
-    errors.SecurityDisabledError,
-)
+_REFUSED: Final = (*REFUSED, errors.SecurityDisabledError)
 #: The same request would be refused again.
 _WRONG: Final = (
     errors.KafkaConfigurationError,

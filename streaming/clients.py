@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
@@ -18,6 +19,7 @@ from moontide import names
 from moontide.errors import Misconfigured
 from moontide.settings import Settings
 from streaming.client_errors import opened
+from streaming.client_net import NoticingClient
 from streaming.tls_probe import tls_problem
 
 T = TypeVar("T")
@@ -216,7 +218,11 @@ def _opened(kind: Callable[..., T], config: dict[str, Any]) -> T:
 
 def _connection(settings: Settings, role: str) -> dict[str, Any]:
     require_safe(settings)
+    # Below INFO kafka-python logs what it sends: passwords and records.
+    log = logging.getLogger("kafka")
+    log.setLevel(max(log.level, logging.INFO))
     config: dict[str, Any] = {
+        "kafka_client": NoticingClient,
         "bootstrap_servers": servers(settings),
         "client_id": "-".join(filter(None, ("moontide", role, settings.stream_instance))),
         "security_protocol": settings.kafka_security_protocol,
