@@ -90,35 +90,36 @@ BEHAVIOURS = st.fixed_dictionaries(
         "event_timestamp": TIMES,
     }
 )
-JUNK = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.integers(2**63 - 1, 2**63),
-    st.sampled_from(
-        [1.0, 7.0, 1e308, "", "a\n", "a b", "é", "x" * 64, "x" * 65, "x" * 128, "x" * 129, 2, 10**400, [], {}, [1], "u"]
-    ),
-    st.sampled_from(
-        [
-            "2026-02-29T00:00:00Z",
-            "2024-02-29T00:00:00Z",
-            "2026-01-01T24:00:00Z",
-            "2026-01-01T00:00:60Z",
-            "2026-01-01T00:00:00",
-            "2026-01-01T00:00:00.1234567891Z",
-            "2026-01-01T00:00:00+24:00",
-            "2026-01-01T00:00:00Z\n",
-            "1970-01-01T00:00:00+00:01",
-            "1969-12-31T23:59:59Z",
-            "1969-12-31T23:59:59-01:00",
-            "0000-01-01T00:00:00Z",
-            "2026-W01-1T00:00:00Z",
-            "2026-01-01t00:00:00z",
-        ]
-    ),
-    TEXT,
-    CONTENT,
-)
+VALUES = [None, True, 1, 2, 1.0, 7.0, 1e308, 1e39, 10**400, 2**63 - 1, 2**63, -(2**63) - 1, [], {}, [1], {"title": "x"}]
+STRINGS = [
+    "",
+    " ",
+    "a\n",
+    "a b",
+    "é",
+    "u",
+    "Buy",
+    "QQ==",
+    *("x" * n for n in (32, 33, 64, 65, 128, 129, 1_000, 1_001, 4_096, 4_097)),
+]
+MOMENTS = [
+    "2026-02-29T00:00:00Z",
+    "2024-02-29T00:00:00Z",
+    "2026-01-01T24:00:00Z",
+    "2026-01-01T00:00:60Z",
+    "2026-01-01T00:00:00",
+    "2026-01-01T00:00:00.1234567891Z",
+    "2026-01-01T00:00:00+24:00",
+    "2026-01-01T00:00:00Z\n",
+    "1970-01-01T00:00:00+00:01",
+    "1969-12-31T23:59:59Z",
+    "1969-12-31T23:59:59-01:00",
+    "0000-01-01T00:00:00Z",
+    "2026-W01-1T00:00:00Z",
+    "2026-01-01t00:00:00z",
+]
+SAMPLES = [*VALUES, *STRINGS, *MOMENTS]
+JUNK = st.one_of(st.integers(), st.sampled_from(SAMPLES), TEXT, CONTENT)
 
 
 def mutated(events, names):
@@ -157,6 +158,23 @@ def test_the_generated_events_are_not_all_refused():
     for more in ({"content": {"title": "x"}}, {"content_ref": "a.json"}, {"op": "d"}):
         event = {**whole, "event_timestamp": "2026-01-31T12:00:00Z", **more}
         assert ITEM.is_valid(event) and parse_item(None, json.dumps(event).encode(), (), -1, now_us=NOW)
+
+
+def test_every_field_agrees_on_every_sample():
+    item = {"schema_version": 1, "event_id": "e", "op": "c", "item_id": "a", "source_version": 1, "content": {"title": "x"}}
+    item["event_timestamp"] = "2026-01-31T12:00:00Z"
+    for name in [*item, "content_ref"]:
+        for value in SAMPLES:
+            agrees(ITEM, lambda raw: parse_item(None, raw, (), -1, now_us=NOW), {**item, name: value})
+    for name in ("title", "description", "attributes", "image", "image_base64", "category", "price"):
+        for value in [*SAMPLES, "x" * 1_000_000, "x" * 1_000_001]:
+            for content in ({name: value}, {"title": "x", name: value}, {"image": "x", name: value}):
+                agrees(ITEM, lambda raw: parse_item(None, raw, (), -1, now_us=NOW), {**item, "content": content})
+    behaviour = {"schema_version": 1, "event_id": "e", "user_id": "u", "item_id": "a", "action": "buy"}
+    behaviour["event_timestamp"] = item["event_timestamp"]
+    for name in behaviour:
+        for value in SAMPLES:
+            agrees(BEHAVIOUR, lambda raw: parse_behaviour(None, raw, now_us=NOW), {**behaviour, name: value})
 
 
 PIECES = st.sampled_from(
