@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import Counter as Tally
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client import (
@@ -104,6 +105,7 @@ class Metrics:
             "Kafka timestamp of a behaviour to current tiers of its user",
             buckets=FRESHNESS,
         )
+        self._gaps = self._counter("moontide_missing_records", "Offsets that were never seen: deleted by retention", "topic")
         self._skew = self._counter("moontide_clock_skew", "Events whose Kafka timestamp lies ahead of this clock")
 
     def _define_work(self) -> None:
@@ -145,6 +147,15 @@ class Metrics:
         """One step of the flow, under a name from the code."""
         self._stages.labels(self._stage(name)).observe(seconds)
 
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """`stage` with the time the block takes, also where it fails."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stage(name, time.monotonic() - start)
+
     def readable(self, ages: Sequence[float], topic: str) -> None:
         """Ages of events of `topic` at the moment their effect became readable online; negative ones count as 0 and as skew."""
         self._observe(self._readable.labels(self._topic(topic)), ages)
@@ -166,6 +177,10 @@ class Metrics:
     def lag(self, topic: str, partition: int, records: int) -> None:
         """Records of an assigned partition not yet polled."""
         self._lag.labels(self._topic(topic), partition).set(records)
+
+    def gap(self, topic: str, records: int) -> None:
+        """`records` offsets of a partition are gone before they were read."""
+        self._gaps.labels(self._topic(topic)).inc(records)
 
     def committed(self, topic: str, partition: int, offset: int) -> None:
         """Offset the broker has: the next one to read."""

@@ -132,6 +132,7 @@ def filled():
     metrics.lag("item-events", 0, 1)
     metrics.committed("item-events", 0, 1)
     metrics.uncommitted(1)
+    metrics.gap("item-events", 1)
     metrics.checkpoint(0.1)
     metrics.failed("index", Transient("x"))
     metrics.waiting("index")
@@ -227,3 +228,12 @@ def test_alerts_name_metrics_that_exist():
         assert rule["expr"].count("(") == rule["expr"].count(")")
         assert rule["labels"]["severity"] in {"page", "ticket"}
         assert rule["annotations"]["summary"]
+
+
+def test_a_timed_block_counts_also_where_it_fails():
+    metrics = Metrics()
+    with metrics.timed("online"):
+        pass
+    with pytest.raises(ValueError, match="x"), metrics.timed("online"):
+        raise ValueError("x")
+    assert value(metrics, "moontide_stage_seconds_count", stage="online") == 2
