@@ -153,6 +153,8 @@ def configure(
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
+    # Its own level, too: the clients raise one that is unset no further than INFO.
+    logging.getLogger("kafka").setLevel(logging.WARNING)
     for name in OURS:
         logging.getLogger(name).setLevel(level)
     logging.captureWarnings(True)

@@ -25,7 +25,7 @@ def log():
     """A logger of its own and what it wrote, with the root as it was afterwards."""
     root = logging.getLogger()
     before, level, libraries = list(root.handlers), root.level, {}
-    for name in ("streaming", "moontide", "encoders", "pymilvus", "grpc._server"):
+    for name in ("streaming", "moontide", "encoders", "kafka", "pymilvus", "grpc._server"):
         logger = logging.getLogger(name)
         libraries[name] = (list(logger.handlers), logger.level, logger.propagate)
     stream = io.StringIO()
@@ -157,6 +157,7 @@ def test_the_next_window_says_how_many_were_left_out():
 
 def test_libraries_speak_through_the_same_handler_from_warning_on(log):
     _, lines = log
+    assert logging.getLogger("kafka").level == logging.WARNING
     for name in ("kafka.coordinator", "pymilvus.client", "grpc._server", "faiss.loader"):
         logging.getLogger(name).info("chatter")
         logging.getLogger(name).warning("trouble with %s", CANARIES[0])
