@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Final
 
 from moontide.errors import Poison
@@ -34,6 +35,7 @@ _MESSAGE_CHARS: Final = 1_000
 _CLAIM_KEY_BYTES: Final = 1_024
 _CLAIM_HEADER_BYTES: Final = 16_384
 _CONNECTOR: Final = "moontide"
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _PARSER: Final = frozenset(reason.value for reason in EventReason)
 
 
@@ -142,8 +144,8 @@ def original(message: Message) -> Outgoing:
     theirs, ours = split_headers(message.headers)
     last = {name: value for name, value in ours}
     topic = (last.get(CONNECT + "topic") or b"").decode("utf-8", "replace")
-    if not topic:
-        raise Poison(f"{message.position}: expected a dead letter with {CONNECT}topic, got none; produce it by hand")
+    if _TOPIC.fullmatch(topic) is None:
+        raise Poison(f"{message.position}: expected a dead letter with a topic in {CONNECT}topic, got none; produce it by hand")
     if VALUE_SHA256 in last:
         raise Poison(f"{message.position}: expected the value, got only its digest; it was too large, read it in {topic} itself")
     back = tuple((name, value) for name in _CARRIED if (value := last.get(name)) is not None)

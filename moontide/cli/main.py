@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def _add_features(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def _add_produce(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     made = commands.add_parser("produce", help="send a file of events to Kafka", epilog=_EPILOG)
     made.add_argument("file", type=Path, metavar="FILE", help="JSON Lines of events or wrapped records; - is standard input")
-    made.add_argument("--topic", metavar="TOPIC", help="where events go (default: by their fields)")
+    made.add_argument("--topic", type=_topic, metavar="TOPIC", help="where events go (default: by their fields)")
     made.add_argument("--rate", type=_rate, metavar="N", help="records per second (default: as fast as it goes)")
     made.add_argument("--unchecked", action="store_true", help="send events that the consumer would refuse, too")
     made.set_defaults(run=_produce)
@@ -115,6 +116,12 @@ def _hits(text: str) -> int:
     if not 1 <= value <= limit:
         raise argparse.ArgumentTypeError(f"expected 1 to {limit}, got {value}")
     return value
+
+
+def _topic(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9._-]{1,249}", text) is None:
+        raise argparse.ArgumentTypeError("expected 1 to 249 characters of [A-Za-z0-9._-]")
+    return text
 
 
 def _rate(text: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import sys
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from moontide.stores.kv import wall_clock
 
 #: Records on their way at once.
 _WINDOW: Final = 1_000
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _WRAPPER: Final = frozenset({"topic", "key", "value", "value_base64", "headers", "timestamp_ms"})
 
 
@@ -88,16 +90,25 @@ def read_line(text: str, topic: str | None = None) -> Line:
 
 
 def _wrapped(fields: dict[str, Any]) -> Line:
-    unknown = sorted(set(fields) - _WRAPPER)
-    if unknown or not isinstance(fields["topic"], str) or not isinstance(fields.get("key"), str | None):
+    topic = fields["topic"]
+    known = set(fields) <= _WRAPPER and isinstance(topic, str) and _TOPIC.fullmatch(topic) is not None
+    if not known or not isinstance(fields.get("key"), str | None):
         raise Poison(f"expected a record of {sorted(_WRAPPER)} with a topic and a key that is text or null, got another")
     headers = fields.get("headers") or []
     stamp = fields.get("timestamp_ms")
-    if not isinstance(stamp, int | None) or not isinstance(headers, list) or not all(_is_header(header) for header in headers):
+    if (
+        not isinstance(stamp, int | None)
+        or (stamp or 0) < 0
+        or not isinstance(headers, list)
+        or not all(_is_header(header) for header in headers)
+    ):
         raise Poison('expected headers like [["name", "value"]] and an integer timestamp_ms, got others')
     key = None if fields.get("key") is None else fields["key"].encode("utf-8", "replace")
+    value = _value(fields)
+    if key is None and value is None:
+        raise Poison("expected a key or a value, got neither")
     pairs = tuple((name, text.encode("utf-8", "replace")) for name, text in headers)
-    return Line(fields["topic"], key, _value(fields), pairs, stamp, raw=True)
+    return Line(topic, key, value, pairs, stamp, raw=True)
 
 
 def _is_header(header: object) -> bool:

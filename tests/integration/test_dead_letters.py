@@ -132,6 +132,32 @@ def test_dead_letters_go_back_once_each_and_by_reason(settings, producer, capsys
     assert split_headers(found[0].headers)[1] == ()
 
 
+@pytest.mark.parametrize("dies", ["before the acknowledgements", "before the commit"])
+def test_a_replay_that_dies_half_way_loses_nothing(settings, producer, capsys, monkeypatch, dies):
+    mark, group, reason = uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex
+    letters_of(producer, [Message("item-events", 0, n, b"k%d" % n, f"{mark} {n}".encode(), (), 1) for n in range(40)], reason)
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        if dies == "before the commit":
+            patched.setattr("kafka.KafkaConsumer.commit", die)
+        else:
+            patched.setattr("streaming.outbox.Outbox.wait", die)
+            patched.setattr("kafka.KafkaProducer.send", lambda *_, **__: None)
+            patched.setattr("kafka.KafkaProducer.close", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            main(["replay-dlq", "--group", group, "--reason", reason])
+    assert main(["replay-dlq", "--group", group, "--reason", reason]) == 0
+    found = [m.value for m in everything(settings, "item-events") if mark.encode() in (m.value or b"")]
+    assert {f"{mark} {n}".encode() for n in range(40)} == set(found)
+    assert len(found) == (80 if dies == "before the commit" else 40)
+
+
 def test_current_records_reach_the_compacted_topic(settings, producer):
     space = EmbeddingSpace("moon", 1, 3)
     ids = [uuid.uuid4().hex, uuid.uuid4().hex]

@@ -27,6 +27,7 @@ def test_version(capsys):
         ["features", "u:1"],
         ["produce"],
         ["produce", "x", "--rate", "0"],
+        ["produce", "x", "--topic", "a b"],
         ["replay-dlq", "--limit", "0"],
     ],
 )

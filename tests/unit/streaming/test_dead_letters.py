@@ -171,6 +171,8 @@ def test_one_that_is_on_its_way_is_not_sent_twice():
 def test_what_is_no_dead_letter_is_not_replayed():
     with pytest.raises(Poison, match="expected a dead letter"):
         original(MESSAGE)
+    with pytest.raises(Poison, match="expected a dead letter"):
+        original(MESSAGE._replace(headers=(("__connect.errors.topic", b"no topic/"),)))
 
 
 def test_the_message_is_cut():
