@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moontide.standing import Step, checked, first_steps, standing
@@ -44,6 +44,7 @@ def oracle(version, event, deleted, same_content, head):
     return (Step.ENCODE if above or equal else Step.STALE), raised
 
 
+@settings(deadline=None)
 @given(st.lists(rows, max_size=12))
 def test_steps_equal_the_oracle(cases):
     at, steps = plan(cases)
@@ -55,6 +56,7 @@ def test_steps_equal_the_oracle(cases):
     assert all(t == e for t, e in written)
 
 
+@settings(deadline=None)
 @given(st.lists(rows.filter(lambda r: r[4] is not None), max_size=12))
 def test_what_is_written_is_never_below_its_head(cases):
     at, steps = plan(cases)
@@ -63,6 +65,7 @@ def test_what_is_written_is_never_below_its_head(cases):
             assert (case[0], event) >= case[4][:2]
 
 
+@settings(deadline=None)
 @given(st.lists(rows, max_size=12))
 def test_planning_again_after_everything_was_written_changes_nothing(cases):
     """The state a killed job leaves is the one the next run starts from."""
