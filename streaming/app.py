@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from encoders import ImageLoader
 from moontide import names
@@ -18,18 +18,20 @@ from moontide.live import LiveSpace, LiveSpaces
 from moontide.settings import Settings
 from moontide.stores.base import OnlineStore, VectorIndex
 from moontide.stores.offline import OfflineTables
-from streaming import clients
+from streaming import clients, worker
 from streaming.audit import Audit
 from streaming.behaviours import BehaviourHandler
 from streaming.changes import ChangeStream
 from streaming.checkpoint import Checkpoint
+from streaming.crew import Crew
 from streaming.dead_letters import DeadLetters
 from streaming.encoding import StreamEncoder
 from streaming.followers import Follower
 from streaming.health import HealthServer
 from streaming.items import ItemHandler
-from streaming.loop import Crew, Loop
+from streaming.loop import Loop
 from streaming.metrics import Metrics
+from streaming.outbox import Producer
 from streaming.parts import Parts
 from streaming.patience import Patience
 from streaming.progress import Progress
@@ -41,8 +43,15 @@ from streaming.worker import Handling, Worker
 
 TOPICS: Final = (names.TOPIC_ITEM_EVENTS, names.TOPIC_BEHAVIOUR_EVENTS)
 _JOIN_SECONDS: Final = 2.0
-Closed = TypeVar("Closed")
+Closed = TypeVar("Closed", bound="SupportsClose")
 _log = logging.getLogger(__name__)
+
+
+class SupportsClose(Protocol):
+    """What is closed at the end."""
+
+    def close(self) -> None:
+        """Give it back."""
 
 
 class App:
@@ -109,7 +118,7 @@ class App:
         return Loop(consumer, self._topics, crew, settings, (parts.clock, parts.trace))
 
     def _settling(
-        self, stack: ExitStack, online: OnlineStore, index: VectorIndex, producer: object, encoders: Sequence[StreamEncoder]
+        self, stack: ExitStack, online: OnlineStore, index: VectorIndex, producer: Producer, encoders: Sequence[StreamEncoder]
     ) -> Settling:
         parts = self._parts
         changes = ChangeStream(producer, parts.trace)
@@ -124,11 +133,16 @@ class App:
         settings, parts = self.settings, self._parts
         loader = ImageLoader(settings.image_root, settings.image_schemes)
         items = ItemHandler(online, encoders, loader, settings, parts.clock)
-        items.on_encoded = self.metrics.encoded
+        items.on_encoded = partial(self._encoded, encoders)
         behaviours = BehaviourHandler(online, settings, parts.clock)
         wanted = settings.stream_candidates > 0 and bool(self._live.simtiers)
         tiers = CandidateTiers(online, index, self._live, settings, parts.clock) if wanted else None
         return Handling(online, items, behaviours, tiers, parts.clock, parts.trace)
+
+    def _encoded(self, encoders: Sequence[StreamEncoder], items: int, seconds: float) -> None:
+        self.metrics.encoded(items, seconds)
+        for encoder in encoders:
+            self.metrics.encoder_restarts(encoder.space.id, encoder.restarts)
 
     def _spaces(self) -> list[LiveSpace]:
         if not self._live.spaces:
@@ -138,13 +152,16 @@ class App:
         return list(self._live.spaces)
 
     def _encoder(self, stack: ExitStack, space: LiveSpace) -> StreamEncoder:
-        encoder = stack.enter_context(closing(self._parts.encoder(space, self.settings)))
+        encoder = self._opened("encoder", stack, partial(self._parts.encoder, space, self.settings))
+        # A batch of hostile items may take many calls, each bounded: the watchdog hears of every one.
+        encoder.on_call = partial(self.state.beat, worker.THREAD)
         self.metrics.space_info(encoder.space.id, encoder.space.encoder_digest)
         return encoder
 
     def _opened(self, what: str, stack: ExitStack, make: Callable[[], Closed]) -> Closed:
         """A service, once it answers; closed at the end."""
         made = Patience(self.state, self.metrics, "start").run(what, make, given_up=self.state.stopping.is_set)
+        self.state.rest("start")
         stack.callback(made.close)
         return made
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -84,6 +84,7 @@ class EncoderProcess:
         self._calling = threading.Lock()
         self._probe_seconds = 0.0
         self.restarts = -1
+        self.on_call: Callable[[], None] = lambda: None
         self._link = self._started()
 
     @property
@@ -157,6 +158,7 @@ class EncoderProcess:
         todo, answers, seconds = deque([rows]), [], self._seconds
         while todo:
             part = todo.popleft()
+            self.on_call()
             link = self._ready()
             fresh = link.calls == 0
             try:

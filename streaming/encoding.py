@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -42,7 +42,15 @@ class Encoded:
 
 
 class StreamEncoder(Protocol):
-    """Encoder of one space, safe from its inputs. Used by one thread."""
+    """Encoder of one space, safe from its inputs. Used by one thread.
+
+    Attributes:
+        restarts: how often its child was started again.
+        on_call: called before each try of a batch or of a part of it; each try is bounded in time.
+    """
+
+    restarts: int
+    on_call: Callable[[], None]
 
     @property
     def space(self) -> EmbeddingSpace:

@@ -41,7 +41,7 @@ class Follower:
         index: the vector index.
         changes: the change stream.
         space: the space.
-        trace: called at `Point.INDEX_WRITTEN`, `CHANGES_SENT`, `INDEX_FLUSHED` and `SENDS_AWAITED`.
+        trace: called at `Point.INDEX_WRITTEN`, `CHANGES_SENT` and `INDEX_FLUSHED`.
     """
 
     def __init__(self, online: OnlineStore, index: VectorIndex, changes: Changes, space: EmbeddingSpace, trace: Trace) -> None:
@@ -79,7 +79,6 @@ class Follower:
             self._flush()
         self._trace(Point.INDEX_FLUSHED)
         self._await_changes()
-        self._trace(Point.SENDS_AWAITED)
         self._copied = {}
 
     def sweep(self) -> int:

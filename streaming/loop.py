@@ -4,48 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import CommitFailedError, IllegalGenerationError, KafkaError, RebalanceInProgressError, UnknownMemberIdError
+from kafka import KafkaConsumer
+from kafka.errors import KafkaError
 
-from moontide.errors import Misconfigured
 from moontide.settings import Settings
 from moontide.stores.kv import Clock
-from streaming.client_errors import translated_error
+from streaming.crew import Crew
 from streaming.message import Message, Point, Trace
-from streaming.metrics import Metrics
-from streaming.progress import Offsets, Partition, Progress
+from streaming.positions import Positions
+from streaming.progress import Offsets, Partition
 from streaming.rebalance import Partitions, RebalanceListener
-from streaming.settler import Barrier, Settler
-from streaming.state import State
-from streaming.worker import Batch, Worker
+from streaming.settler import Barrier
+from streaming.worker import Batch
 
 THREAD: Final = "loop"
 _POLL_MS: Final = 100
 _ROOM_SECONDS: Final = 0.2
-_LAG_SECONDS: Final = 1.0
-_ENDS_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.5
-_COMMIT_MS: Final = 10_000
 #: The share of max.poll.interval that giving partitions up may take.
 _REVOKE_SHARE: Final = 0.2
 _LEAVE_SECONDS: Final = 25.0
-#: The group went on without us, or is about to: what is not committed is another's work.
-_GROUP_MOVED: Final = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Crew:
-    """The other threads and what is shared with them."""
-
-    worker: Worker
-    settler: Settler
-    progress: Progress
-    state: State
-    metrics: Metrics
 
 
 class Loop:
@@ -68,12 +49,11 @@ class Loop:
         self._settings = settings
         self._clock, self._trace = ticks
         self._barrier: Barrier | None = None
-        self._barrier_since = self._checkpointed = self._lag_at = self._polled_at = crew.state.monotonic()
+        self._barrier_since = self._checkpointed = crew.state.monotonic()
+        self._positions = Positions(consumer, crew, self._clock)
         self._events = 0
         #: Records of partitions that were assigned while all others were paused.
         self._held: Batch | None = None
-        self._polled: dict[Partition, int] = {}
-        self._committed: dict[Partition, int] = {}
 
     def run(self) -> None:
         """Consume; returns after a clean stop.
@@ -101,7 +81,7 @@ class Loop:
         if room and self._held is not None:
             self._crew.worker.submit(self._held)
             self._held, room = None, False
-        full = self._uncommitted() >= self._settings.stream_max_uncommitted
+        full = self._positions.uncommitted() >= self._settings.stream_max_uncommitted
         messages = self._poll(paused=not room or full)
         if messages:
             self._events += len(messages)
@@ -112,7 +92,7 @@ class Loop:
                 self._held = None
         self._checkpoint_if_due()
         self._commit_if_durable()
-        self._measure()
+        self._positions.measure()
 
     def _poll(self, *, paused: bool) -> list[Message]:
         """Records, or none while paused: the membership needs a poll all the same."""
@@ -125,24 +105,21 @@ class Loop:
         try:
             polled = self._consumer.poll(timeout_ms=_POLL_MS, max_records=self._settings.stream_poll_records)
         except KafkaError as error:
-            self._failed("polling", error)
+            self._positions.failed("polling", error)
             self._crew.state.stopping.wait(_PAUSE_SECONDS)
             return []
         messages = [_message(record) for records in polled.values() for record in records]
         if messages or paused:
-            self._polled_at = self._crew.state.monotonic()
-            self._crew.state.starving_since = None
+            self._positions.heard()
         for message in messages:
-            partition = Partition(message.topic, message.partition)
-            self._committed.setdefault(partition, message.offset)
-            self._polled[partition] = message.offset + 1
+            self._positions.note(message)
         return messages
 
     def _checkpoint_if_due(self) -> None:
         settings, now = self._settings, self._crew.state.monotonic()
         due = now - self._checkpointed >= settings.stream_checkpoint_seconds or self._events >= settings.stream_checkpoint_events
         if self._barrier is None and due:
-            offsets = self._fresh(self._crew.progress.snapshot())
+            offsets = self._positions.fresh(self._crew.progress.snapshot())
             self._checkpointed = now
             if offsets:
                 self._barrier, self._barrier_since, self._events = self._crew.settler.checkpoint(offsets), now, 0
@@ -155,75 +132,10 @@ class Loop:
                 self._barrier = None
 
     def _commit(self, offsets: Offsets) -> bool:
-        """Commit what this consumer may; returns whether there is nothing left to commit."""
-        offsets = self._crew.progress.valid(offsets)
-        if not offsets:
-            return True
-        wanted = {TopicPartition(*p): OffsetAndMetadata(at.offset, "", -1) for p, at in offsets.items()}
-        try:
-            self._consumer.commit(wanted, timeout_ms=_COMMIT_MS)
-        except _GROUP_MOVED as error:
-            _log.warning("offsets not committed, the group moved on: %s", type(error).__name__)
-            return True
-        except KafkaError as error:
-            if not getattr(error, "retriable", False):
-                raise Misconfigured(
-                    f"commit: expected the broker to take offsets, got {type(error).__name__}: {error}"
-                ) from error
-            self._crew.metrics.failed("kafka", error)
-            self._crew.state.waiting["kafka"] = f"commit: {type(error).__name__}"
-            return False
-        self._crew.state.waiting.pop("kafka", None)
-        for partition, at in offsets.items():
-            self._committed[partition] = max(at.offset, self._committed.get(partition, 0))
-            self._crew.metrics.committed(partition.topic, partition.partition, at.offset)
-        self._crew.metrics.progress(self._clock())
-        self._trace(Point.COMMITTED)
-        return True
-
-    def _measure(self) -> None:
-        state, now = self._crew.state, self._crew.state.monotonic()
-        if now - self._lag_at >= _LAG_SECONDS:
-            self._lag_at = now
-            for tp in self._consumer.assignment():
-                high = self._consumer.highwater(tp)
-                if high is not None:
-                    self._crew.metrics.lag(tp.topic, tp.partition, max(0, high - self._polled.get(Partition(*tp), high)))
-            self._crew.metrics.uncommitted(self._uncommitted())
-        if now - self._polled_at >= _ENDS_SECONDS:
-            self._polled_at = now
-            waiting = self._waiting_records()
-            state.starving_since = (state.starving_since or now) if waiting else None
-            if not waiting:
-                self._crew.metrics.progress(self._clock())
-
-    def _waiting_records(self) -> bool:
-        """Whether the broker has records for this consumer, asked from the broker itself."""
-        mine = list(self._consumer.assignment())
-        waiting = self._crew.state.waiting
-        try:
-            ends = self._consumer.end_offsets(mine, timeout_ms=2_000) if mine else {}
-            found = any(end > (self._consumer.position(tp, timeout_ms=2_000) or 0) for tp, end in ends.items())
-        except KafkaError as error:
-            waiting["kafka"] = f"expected an answer of the broker, got {type(error).__name__}"
-            return False
-        waiting.pop("kafka", None)
-        return found
-
-    def _failed(self, doing: str, error: KafkaError) -> None:
-        """Note that Kafka failed, to be tried again; raises `Misconfigured` where that is no use."""
-        found = translated_error(error, doing)
-        if isinstance(found, Misconfigured):
-            raise found from error
-        self._crew.metrics.failed("kafka", found)
-        self._crew.state.waiting["kafka"] = str(found)
-        _log.warning("%s", found)
-
-    def _uncommitted(self) -> int:
-        return sum(offset - self._committed.get(p, offset) for p, offset in list(self._polled.items()))
-
-    def _fresh(self, offsets: Offsets) -> Offsets:
-        return {p: at for p, at in offsets.items() if at.offset > self._committed.get(p, -1)}
+        done = self._positions.commit(offsets)
+        if done:
+            self._trace(Point.COMMITTED)
+        return done
 
     def _finish(self) -> None:
         """Finish the batch in work, make it durable, commit; bounded in time."""
@@ -269,10 +181,7 @@ class Loop:
 
     def _forget(self, partitions: Partitions) -> None:
         self._crew.progress.revoked(partitions)
-        for partition in partitions:
-            self._polled.pop(partition, None)
-            self._committed.pop(partition, None)
-            self._crew.metrics.forget(*partition)
+        self._positions.forget(partitions)
 
     def _close(self) -> None:
         try:

@@ -18,7 +18,7 @@ _TICK: Final = 0.02
 Partitions = Collection[Partition]
 
 
-class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
+class RebalanceListener(AsyncConsumerRebalanceListener):
     """Calls back with our own partitions.
 
     Args:

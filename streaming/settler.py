@@ -128,9 +128,10 @@ class Settler:
         checkpoint = self._settling.checkpoint
         for some in effects:
             checkpoint.add(some)
-        for space, ids in _items(effects).items():
-            follower = self._settling.followers[space]
-            self._patience.run("index", lambda f=follower, i=list(ids): f.follow(i))  # type: ignore[misc]
+        with self._metrics.timed("follow"):
+            for space, ids in _items(effects).items():
+                follower = self._settling.followers[space]
+                self._patience.run("index", lambda f=follower, i=list(ids): f.follow(i))  # type: ignore[misc]
         now = self._settling.clock()
         ages = [
             now / 1e6 - r.message.timestamp_ms / 1e3
@@ -139,21 +140,27 @@ class Settler:
             if r.verdict is Verdict.APPLIED and r.message.timestamp_ms >= 0 and _is_item(some)
         ]
         self._metrics.searchable(ages)
+        self._metrics.redriven(sum(len(ids) for some in effects for view, ids in some.touched if view.kind is ViewKind.EMBEDDING))
 
     def _make_durable(self) -> None:
         checkpoint, trace, run = self._settling.checkpoint, self._settling.trace, self._patience.run
-        run("offline", lambda: checkpoint.write_offline(trace))
-        for follower in self._settling.followers.values():
-            run("index", follower.settle)
+        with self._metrics.timed("offline"):
+            run("offline", lambda: checkpoint.write_offline(trace))
+        with self._metrics.timed("settle"):
+            for follower in self._settling.followers.values():
+                run("index", follower.settle)
+        with self._metrics.timed("dead_letters"):
+            run("dead_letters", lambda: checkpoint.await_dead_letters(trace))
         trace(Point.SENDS_AWAITED)
-        run("dead_letters", lambda: checkpoint.await_dead_letters(trace))
         results = checkpoint.results
-        run("audit", lambda: checkpoint.write_audit(trace))
+        with self._metrics.timed("audit"):
+            run("audit", lambda: checkpoint.write_audit(trace))
         self._metrics.settled(results)
 
     def _sweep(self) -> None:
-        for follower in self._settling.followers.values():
-            self._patience.run("index", follower.sweep)
+        with self._metrics.timed("sweep"):
+            for follower in self._settling.followers.values():
+                self._patience.run("index", follower.sweep)
 
 
 def _items(effects: Sequence[Effects]) -> dict[str, dict[str, None]]:

@@ -152,9 +152,11 @@ class Worker:
         behaviours = [m for m in batch.messages if m.topic == names.TOPIC_BEHAVIOUR_EVENTS]
         try:
             if items:
-                self._handle(batch, items, self._items)
+                with self._metrics.timed("items"):
+                    self._handle(batch, items, self._items)
             if behaviours and not batch.abandoned.is_set():
-                self._handle(batch, behaviours, self._behaviours)
+                with self._metrics.timed("behaviours"):
+                    self._handle(batch, behaviours, self._behaviours)
         except GivenUp as error:
             _log.warning("batch left to a replay: %s", error)
             return
@@ -189,7 +191,9 @@ class Worker:
         users = list(dict.fromkeys(u for _, users in effects.touched for u in users))
         if tiers is None or not users:
             return
-        yield tiers.recompute(users)
+        with self._metrics.timed("tiers"):
+            computed = tiers.recompute(users)
+        yield computed
         now = self._handling.clock()
         self._metrics.tiers([_age(now, r.message) for r in effects.results if r.message.timestamp_ms >= 0])
 
@@ -198,7 +202,8 @@ class Worker:
         self._state.beat(THREAD)
         online = self._handling.online
         if effects.rows or effects.online_only:
-            self._patience.run("online", lambda: write_online(online, effects), given_up=batch.abandoned.is_set)
+            with self._metrics.timed("online"):
+                self._patience.run("online", lambda: write_online(online, effects), given_up=batch.abandoned.is_set)
             self._handling.trace(Point.ONLINE_WRITTEN)
         now = self._handling.clock()
         for topic, ages in _ages(now, effects).items():
