@@ -86,7 +86,11 @@ def read_line(text: str, topic: str | None = None) -> Line:
     user, item = fields.get(USER_ID), fields.get(ITEM_ID)
     entity = item if user is None else user
     where = topic or (TOPIC_ITEM_EVENTS if user is None else TOPIC_BEHAVIOUR_EVENTS)
-    return Line(where, entity.encode("utf-8", "replace") if isinstance(entity, str) else None, text.strip().encode("utf-8"))
+    return Line(
+        where,
+        entity.encode("utf-8", "replace") if isinstance(entity, str) else None,
+        text.strip().encode("utf-8", "surrogateescape"),
+    )
 
 
 def _wrapped(fields: dict[str, Any]) -> Line:
