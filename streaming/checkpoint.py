@@ -81,7 +81,7 @@ class Checkpoint:
             self._touched.pop(view, None)
         trace(Point.OFFLINE_WRITTEN)
 
-    def await_dead_letters(self, trace: Trace) -> None:
+    def await_dead_letters(self) -> None:
         """Wait until every dead letter has arrived.
 
         Raises:
@@ -93,8 +93,6 @@ class Checkpoint:
         self._unsent = [r for r in self._results if r.verdict is Verdict.DEAD]
         self._dead_letters.wait()
         self._unsent = []
-        if self._results:
-            trace(Point.DEAD_LETTER_SENT)
 
     def write_audit(self, trace: Trace) -> None:
         """Append the verdicts, and forget them: they are durable.

@@ -41,7 +41,7 @@ class Follower:
         index: the vector index.
         changes: the change stream.
         space: the space.
-        trace: called at `Point.INDEX_WRITTEN`, `CHANGES_SENT` and `INDEX_FLUSHED`.
+        trace: called at `Point.INDEX_WRITTEN` and `INDEX_FLUSHED`.
     """
 
     def __init__(self, online: OnlineStore, index: VectorIndex, changes: Changes, space: EmbeddingSpace, trace: Trace) -> None:
@@ -114,7 +114,6 @@ class Follower:
         self._copied.update((mark.item_id, mark) for mark in marks)
         self._trace(Point.INDEX_WRITTEN)
         self._changes.publish(self.space, rows)
-        self._trace(Point.CHANGES_SENT)
 
     def _flush(self) -> None:
         try:

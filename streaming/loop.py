@@ -62,6 +62,7 @@ class Loop:
             MoontideError, or whatever ended one of the threads: nothing is committed beyond what is durable.
         """
         listener = RebalanceListener(self._consumer, assigned=self._on_assigned, revoked=self._on_revoked, lost=self._on_lost)
+        self._learn_topics()
         self._consumer.subscribe(self._topics, listener=listener)
         state = self._crew.state
         try:
@@ -73,6 +74,15 @@ class Loop:
         finally:
             state.giving_up.set()
             self._close()
+
+    def _learn_topics(self) -> None:
+        """Have the client know the topics before it joins: a group leader that does not know them assigns nothing to anybody."""
+        for topic in self._topics:
+            try:
+                if not self._consumer.partitions_for_topic(topic):
+                    self._crew.state.waiting["kafka"] = f"topic {topic}: expected it to exist, got none; make it"
+            except KafkaError as error:
+                self._positions.failed("asking for topics", error)
 
     def _turn(self) -> None:
         state = self._crew.state
@@ -92,7 +102,8 @@ class Loop:
                 self._held = None
         self._checkpoint_if_due()
         self._commit_if_durable()
-        self._positions.measure()
+        if self._positions.measure() and not state.assigned:
+            self._learn_topics()
 
     def _poll(self, *, paused: bool) -> list[Message]:
         """Records, or none while paused: the membership needs a poll all the same."""
@@ -144,7 +155,7 @@ class Loop:
 
     def _give_up(self, partitions: Partitions, seconds: float) -> None:
         """Bring `partitions` to an end within `seconds`: committed as far as it is durable by then."""
-        state, worker = self._crew.state, self._crew.worker
+        state, worker, self._held = self._crew.state, self._crew.worker, None
         ends = state.monotonic() + seconds
         worker.withdraw()
         for batch in worker.pending():
@@ -174,6 +185,7 @@ class Loop:
     def _on_lost(self, partitions: Partitions) -> None:
         self._crew.metrics.rebalance("lost")
         _log.warning("lost %d partitions: the group went on without this consumer", len(partitions))
+        self._held = None
         self._crew.worker.withdraw()
         for batch in self._crew.worker.pending():
             batch.abandoned.set()

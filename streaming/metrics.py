@@ -124,6 +124,7 @@ class Metrics:
         self._committed = self._gauge("moontide_committed_offset", "Next offset to read after a restart", "topic", "partition")
         self._uncommitted = self._gauge("moontide_uncommitted_records", "Records handled, whose offset is not committed")
         self._waiting = self._gauge("moontide_sink_waiting", "1 while calls of the sink fail and are retried", "sink")
+        self._left_out = self._gauge("moontide_neighbours_left_out", "Neighbours of items not asked for, since start", "cause")
         self._restarts = self._gauge("moontide_watchdog_restarts", "Restarts of this process by its watchdog")
         self._progress = self._gauge("moontide_last_progress_timestamp_seconds", "Unix time of the last progress")
 
@@ -224,6 +225,11 @@ class Metrics:
     def restarted(self, n: int) -> None:
         """The watchdog restarted this process `n` times so far."""
         self._restarts.set(n)
+
+    def left_out(self, failures: int, beyond: int) -> None:
+        """So often the index did not answer, and so many items were beyond what one call may ask, since the start."""
+        self._left_out.labels("index").set(failures)
+        self._left_out.labels("bound").set(beyond)
 
     def encoder_restarts(self, space: str, n: int) -> None:
         """The encoder's child of `space` was started again `n` times so far."""

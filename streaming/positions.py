@@ -20,6 +20,7 @@ _LAG_SECONDS: Final = 1.0
 _ENDS_SECONDS: Final = 5.0
 _COMMIT_MS: Final = 10_000
 _ASK_MS: Final = 2_000
+_MARKERS: Final = 2
 #: The group went on without us, or is about to: what is not committed is another's work.
 _GROUP_MOVED: Final = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
 _log = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ class Positions:
         if expected is None:
             expected = self._last_committed(partition, message.offset)
             self._committed[partition] = min(expected, message.offset)
-        if message.offset > expected:
+        # A transaction of the producer takes an offset or two for itself.
+        if message.offset > expected + _MARKERS:
             # Deleted by retention, or an aborted transaction: nobody but the producer can bring them back.
             _log.error("%d records before %s are gone", message.offset - expected, message.position)
             self._crew.metrics.gap(message.topic, message.offset - expected)
@@ -100,8 +102,8 @@ class Positions:
             self._committed.pop(partition, None)
             self._crew.metrics.forget(*partition)
 
-    def measure(self) -> None:
-        """Lag once a second; when nothing came for a while, ask the broker whether there is nothing."""
+    def measure(self) -> bool:
+        """Lag once a second; when nothing came for a while, ask the broker whether there is nothing. Returns whether it did."""
         state, now = self._crew.state, self._crew.state.monotonic()
         if now - self._lag_at >= _LAG_SECONDS:
             self._lag_at = now
@@ -110,12 +112,14 @@ class Positions:
                 if high is not None:
                     self._crew.metrics.lag(tp.topic, tp.partition, max(0, high - self._read.get(Partition(*tp), high)))
             self._crew.metrics.uncommitted(self.uncommitted())
-        if now - self._heard_at >= _ENDS_SECONDS:
-            self._heard_at = now
-            waiting = self._records_waiting()
-            state.starving_since = (state.starving_since or now) if waiting else None
-            if not waiting:
-                self._crew.metrics.progress(self._clock())
+        if now - self._heard_at < _ENDS_SECONDS:
+            return False
+        self._heard_at = now
+        waiting = self._records_waiting()
+        state.starving_since = (state.starving_since or now) if waiting else None
+        if not waiting:
+            self._crew.metrics.progress(self._clock())
+        return True
 
     def failed(self, doing: str, error: KafkaError) -> None:
         """Note that Kafka failed, to be tried again.

@@ -150,7 +150,7 @@ class Settler:
             for follower in self._settling.followers.values():
                 run("index", follower.settle)
         with self._metrics.timed("dead_letters"):
-            run("dead_letters", lambda: checkpoint.await_dead_letters(trace))
+            run("dead_letters", checkpoint.await_dead_letters)
         trace(Point.SENDS_AWAITED)
         results = checkpoint.results
         with self._metrics.timed("audit"):

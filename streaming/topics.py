@@ -45,7 +45,8 @@ def topic_configs(settings: Settings) -> dict[str, dict[str, str]]:
         names.TOPIC_ITEM_EVENTS: event,
         names.TOPIC_BEHAVIOUR_EVENTS: event,
         names.TOPIC_ITEM_EMBEDDINGS: {"cleanup.policy": "compact"},
-        names.TOPIC_DEAD_LETTERS: {_MAX_BYTES: str(clients.message_bytes(settings))},
+        # Dead letters keep the time of their events, by which retention would count.
+        names.TOPIC_DEAD_LETTERS: {_MAX_BYTES: str(clients.message_bytes(settings)), "retention.ms": "-1"},
     }
 
 

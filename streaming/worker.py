@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from moontide import names
@@ -25,6 +26,8 @@ from streaming.tiers import CandidateTiers
 
 THREAD: Final = "worker"
 _IDLE: Final = 0.5
+#: Users whose tiers are computed at once: what item events wait for at most.
+_USERS: Final = 50
 _log = logging.getLogger(__name__)
 
 
@@ -79,6 +82,8 @@ class Worker:
         self._current: Batch | None = None
         self._next: Batch | None = None
         self._ends = False
+        #: Users whose sequence has changed since their tiers were computed, with Kafka's times of why.
+        self._acted: dict[str, list[int]] = {}
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
 
     def start(self) -> None:
@@ -157,6 +162,7 @@ class Worker:
             if behaviours and not batch.abandoned.is_set():
                 with self._metrics.timed("behaviours"):
                     self._handle(batch, behaviours, self._behaviours)
+                self._compute_tiers(batch)
         except GivenUp as error:
             _log.warning("batch left to a replay: %s", error)
             return
@@ -186,16 +192,28 @@ class Worker:
 
     def _behaviours(self, messages: list[Message]) -> Iterable[Effects]:
         effects = self._handling.behaviours.handle(messages, trace=self._handling.trace)
+        for result in effects.results:
+            # A replay finds its behaviours merged, and cannot know whether the tiers were written before the crash.
+            if result.entity_id is not None and result.verdict in (Verdict.APPLIED, Verdict.UNCHANGED):
+                times = self._acted.setdefault(result.entity_id, [])
+                if result.verdict is Verdict.APPLIED:
+                    times.append(result.message.timestamp_ms)
         yield effects
-        tiers = self._handling.tiers
-        users = list(dict.fromkeys(u for _, users in effects.touched for u in users))
-        if tiers is None or not users:
+
+    def _compute_tiers(self, batch: Batch) -> None:
+        """Bring the tiers of the users who acted up to date, a slice of them at a time."""
+        acted, self._acted = self._acted, {}
+        tiers, users = self._handling.tiers, list(acted)
+        if tiers is None:
             return
-        with self._metrics.timed("tiers"):
-            computed = tiers.recompute(users)
-        yield computed
-        now = self._handling.clock()
-        self._metrics.tiers([_age(now, r.message) for r in effects.results if r.message.timestamp_ms >= 0])
+        for start in range(0, len(users), _USERS):
+            some = users[start : start + _USERS]
+            with self._metrics.timed("tiers"):
+                effects = self._patience.run("tiers", partial(tiers.recompute, some), given_up=batch.abandoned.is_set)
+            self._apply(batch, effects)
+            now = self._handling.clock()
+            self._metrics.tiers([now / 1e6 - at / 1e3 for user in some for at in acted[user] if at >= 0])
+            self._metrics.left_out(tiers.index_failures, tiers.neighbours_left_out)
 
     def _apply(self, batch: Batch, effects: Effects) -> None:
         """Write online what is to be read at once, and hand everything to the settler."""

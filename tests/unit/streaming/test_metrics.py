@@ -133,6 +133,7 @@ def filled():
     metrics.committed("item-events", 0, 1)
     metrics.uncommitted(1)
     metrics.gap("item-events", 1)
+    metrics.left_out(1, 2)
     metrics.checkpoint(0.1)
     metrics.failed("index", Transient("x"))
     metrics.waiting("index")

@@ -40,6 +40,7 @@ class Topic:
         self.points, self.fails, self.sent, self.arrived = points, 0, [], []
 
     def publish(self, space, rows):
+        self.points.append("changes_sent")
         self.sent += rows["item_id"].to_pylist()
 
     def send(self, result):
