@@ -24,6 +24,7 @@ from moontide.spaces import EmbeddingSpace
 from moontide.stores import index_rules as rules
 from moontide.stores.base import Matches
 from moontide.stores.index_connection import MilvusConnection
+from moontide.stores.index_lite import clear_unfinished
 
 _SPACE_PROPERTY: Final = "moontide.space"
 _BATCH_ROWS: Final = 1_000
@@ -59,10 +60,13 @@ class MilvusIndex:
         """As `VectorIndex.ensure`; another process may do the same at the same time."""
         rules.require_own_collection(space)
         if not self._has(space.collection):
+            create = partial(self._connection.write, f"create {space.collection}", lambda c: self._create(c, space))
             try:
-                self._connection.write(f"create {space.collection}", lambda c: self._create(c, space))
+                create()
             except MoontideError:
-                if not self._has(space.collection):
+                if clear_unfinished(self._connection.path, space.collection):
+                    create()
+                elif not self._has(space.collection):
                     raise
         self._collection(space)
 

@@ -68,6 +68,19 @@ def test_kill_after_flush_loses_nothing(tmp_path):
     assert tokens == [None, *(n.to_bytes(40, "big") for n in range(1, 2_500))]
 
 
+def test_a_collection_that_was_being_made_at_a_kill_is_made_again(tmp_path):
+    """milvus-lite makes the folder first and its schema last; what is left of that is no collection."""
+    folder = tmp_path / "index.db" / "collections" / SPACE.collection
+    folder.mkdir(parents=True)
+    (folder / "schema.json.tmp").touch()
+    index = MilvusIndex(str(tmp_path / "index.db"))
+    try:
+        index.ensure(SPACE)
+        assert index.count(SPACE) == 0
+    finally:
+        index.close()
+
+
 def test_clean_close_keeps_what_was_not_flushed(tmp_path):
     path = tmp_path / "index.db"
     done = run(path, "index.upsert(space, rows(0, 10), [token(1)] * 10)\nindex.close()")
