@@ -35,6 +35,8 @@ OFFLINE = ("append",)
 class InProcessStub:
     """The stub as a `StreamEncoder` without a child."""
 
+    restarts = 0
+
     def __init__(self, live, settings):
         self._stub = StubEncoder(live.space)
         self.space = live.space

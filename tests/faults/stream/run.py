@@ -10,33 +10,24 @@ sys.path.insert(0, str(ROOT))
 
 from tests.faults.stream import report  # noqa: E402
 from tests.faults.stream.catalogue import SCENARIOS  # noqa: E402
-from tests.faults.stream.scenarios import execute  # noqa: E402
-from tests.kafka_broker import KafkaBroker  # noqa: E402
+from tests.faults.stream.scenarios import Brokers  # noqa: E402
 
 
 def main(argv=None):
     args = _parser().parse_args(argv)
     chosen = [SCENARIOS[name] for name in args.only] if args.only else list(SCENARIOS.values())
     folder = Path(tempfile.mkdtemp(prefix="moontide-faults-"))
-    shared, done = None, []
+    brokers, done = Brokers(folder), []
     try:
         for scenario in chosen:
             for seed in range(args.first_seed, args.first_seed + args.seeds):
-                own = None
-                if scenario.own_broker:
-                    own = KafkaBroker(folder / f"{scenario.name}-{seed}-broker").start()
-                elif shared is None:
-                    shared = KafkaBroker(folder / "broker").start()
-                figures = execute(scenario, own or shared, folder / f"{scenario.name}-{seed}", seed, args.size)
-                if own is not None:
-                    own.stop()
+                figures = brokers.run(scenario, seed, args.size)
                 done.append(figures)
                 print(report.line(figures), flush=True)
                 if figures.findings:
                     print(figures.explained, flush=True)
     finally:
-        if shared is not None:
-            shared.stop()
+        brokers.close()
     if args.out:
         Path(args.out).write_text(report.document(done, SCENARIOS))
     print(f"folder of failed runs: {folder}")
