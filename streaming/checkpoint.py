@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 import pyarrow as pa
 
 from moontide.stores.base import EntityId, OnlineStore
+from moontide.stores.indexer import order_keys
 from moontide.stores.offline import OfflineTables
 from moontide.views import ViewSpec
 from streaming.audit import Audit
@@ -48,6 +50,7 @@ class Checkpoint:
         self._touched: dict[ViewSpec, dict[EntityId, None]] = {}
         self._results: list[Result] = []
         self._unsent: list[Result] = []
+        self._versions: dict[str, dict[str, bytes]] = {}
 
     @property
     def results(self) -> list[Result]:
@@ -65,6 +68,10 @@ class Checkpoint:
             if result.verdict is Verdict.DEAD:
                 self._dead_letters.send(result)
 
+    def versions(self, space_id: str) -> Mapping[str, bytes]:
+        """Items of a space with the order key of the newest row of theirs that this checkpoint has written offline."""
+        return self._versions.get(space_id, {})
+
     def write_offline(self, trace: Trace) -> None:
         """One append per view: the rows as they came, and the current records of what was touched.
 
@@ -77,6 +84,10 @@ class Checkpoint:
             rows = pa.concat_tables(parts).combine_chunks() if parts else view.table.empty_table()
             if rows.num_rows:
                 self._offline.append(view, rows, writer=self._writer)
+                if view.space is not None:
+                    keys = zip(rows["item_id"].to_pylist(), order_keys(view, rows), strict=True)
+                    # Rows of one item need not be in rising order once records as they stand come behind.
+                    self._versions.setdefault(view.space.id, {}).update(sorted(keys))
             self._rows.pop(view, None)
             self._touched.pop(view, None)
         trace(Point.OFFLINE_WRITTEN)
@@ -101,7 +112,7 @@ class Checkpoint:
             Transient: call again; lines may then be there twice.
         """
         self._audit.append(self._results)
-        self._results = []
+        self._results, self._versions = [], {}
         trace(Point.AUDITED)
 
     def _current(self, view: ViewSpec) -> list[pa.Table]:

@@ -7,7 +7,8 @@ have put an older one on top.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from streaming.message import Point, Trace
 
 _ROUNDS: Final = 10
 _SWEEP: Final = 1_000
+_REMEMBERED: Final = 100_000
 
 
 class Changes(Protocol):
@@ -55,6 +57,14 @@ class Follower:
         self._waiting: dict[str, None] = {}
         self._copied: dict[str, DirtyMark] = {}
         self._unsent: dict[str, None] = {}
+        #: What this process has brought everywhere, by the version it had.
+        self._settled: OrderedDict[str, bytes] = OrderedDict()
+
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Those of `ids` whose record, as it stands now, this process has already made durable everywhere."""
+        seen = [item for item in ids if item in self._settled]
+        tokens = head_tokens(self._online.heads(self._view, seen))
+        return {item for item, token in zip(seen, tokens, strict=True) if self._settled[item] == token}
 
     def follow(self, ids: Sequence[str]) -> None:
         """Copy the current records of `ids`, and of what an earlier failure left, to index and change stream.
@@ -68,8 +78,11 @@ class Follower:
         if self._unsent:
             self._send(list(self._unsent))
 
-    def settle(self) -> None:
+    def settle(self, offline: Mapping[str, bytes]) -> None:
         """Make everything that was followed durable: index flushed, marks cleared, change stream acknowledged.
+
+        Args:
+            offline: items with the version this process has just written offline; the current one may be another writer's.
 
         Raises:
             Transient: call again; nothing is forgotten.
@@ -79,6 +92,9 @@ class Follower:
             self._flush()
         self._trace(Point.INDEX_FLUSHED)
         self._await_changes()
+        self._settled.update((item, mark.token) for item, mark in self._copied.items() if offline.get(item) == mark.token)
+        while len(self._settled) > _REMEMBERED:
+            self._settled.popitem(last=False)
         self._copied = {}
 
     def sweep(self) -> int:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from moontide.errors import Poison
 from moontide.stores.base import OnlineStore, WriteCounts
-from moontide.stores.indexer import head_tokens
-from moontide.stores.record_views import orders
+from moontide.stores.indexer import head_tokens, order_keys
 from moontide.views import ViewKind, ViewSpec
 from streaming.message import Effects, Verdict
 
@@ -70,14 +66,8 @@ def _refuse(effects: Effects, view: ViewSpec, row: pa.Table, error: Poison) -> N
 def _lost(online: OnlineStore, view: ViewSpec, rows: pa.Table) -> set[str]:
     """Entities whose record is above their row."""
     ids: list[str] = rows[view.entities[0]].to_pylist()
-    mine: NDArray[np.void] = orders(view, rows)[0]
     tokens = head_tokens(online.heads(view, ids))
-    return {item for item, own, token in zip(ids, _keys(mine), tokens, strict=True) if token > own}
-
-
-def _keys(packed: NDArray[Any]) -> list[bytes]:
-    raw, width = packed.tobytes(), packed.dtype.itemsize
-    return [raw[at : at + width] for at in range(0, len(raw), width)]
+    return {item for item, own, token in zip(ids, order_keys(view, rows), tokens, strict=True) if token > own}
 
 
 def _correct(effects: Effects, lost: set[str]) -> None:

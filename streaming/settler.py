@@ -11,10 +11,12 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
+from moontide import names
 from moontide.stores.kv import Clock
-from moontide.views import ViewKind
+from moontide.views import ViewKind, ViewSpec
 from streaming.checkpoint import Checkpoint
 from streaming.followers import Follower
 from streaming.message import Effects, Point, Trace, Verdict
@@ -126,6 +128,7 @@ class Settler:
 
     def _follow(self, effects: Sequence[Effects]) -> None:
         checkpoint = self._settling.checkpoint
+        self._drop_known(effects)
         for some in effects:
             checkpoint.add(some)
         with self._metrics.timed("follow"):
@@ -142,13 +145,24 @@ class Settler:
         self._metrics.searchable(ages)
         self._metrics.redriven(sum(len(ids) for some in effects for view, ids in some.touched if view.kind is ViewKind.EMBEDDING))
 
+    def _drop_known(self, effects: Sequence[Effects]) -> None:
+        """A duplicate of what this process has made durable needs nothing; after a restart it is driven again once."""
+        touched = {item for some in effects for view, ids in some.touched if view.kind is ViewKind.EMBEDDING for item in ids}
+        if not touched:
+            return
+        followers = list(self._settling.followers.values())
+        known = set.intersection(*(self._patience.run("online", partial(f.known, touched)) for f in followers))
+        if known:
+            for some in effects:
+                some.touched = [(v, ids if _is_user(v) else [i for i in ids if i not in known]) for v, ids in some.touched]
+
     def _make_durable(self) -> None:
         checkpoint, trace, run = self._settling.checkpoint, self._settling.trace, self._patience.run
         with self._metrics.timed("offline"):
             run("offline", lambda: checkpoint.write_offline(trace))
         with self._metrics.timed("settle"):
             for follower in self._settling.followers.values():
-                run("index", follower.settle)
+                run("index", partial(follower.settle, checkpoint.versions(follower.space.id)))
         with self._metrics.timed("dead_letters"):
             run("dead_letters", checkpoint.await_dead_letters)
         trace(Point.SENDS_AWAITED)
@@ -174,6 +188,10 @@ def _items(effects: Sequence[Effects]) -> dict[str, dict[str, None]]:
             if view.kind is ViewKind.EMBEDDING and view.space is not None:
                 found.setdefault(view.space.id, {}).update(dict.fromkeys(ids))
     return found
+
+
+def _is_user(view: ViewSpec) -> bool:
+    return names.ITEM_ID not in view.entities
 
 
 def _is_item(effects: Effects) -> bool:

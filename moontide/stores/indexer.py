@@ -20,6 +20,7 @@ from moontide.order import KEY_BYTES, ORDER_DTYPE, biased
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import DirtyMark, Heads, OnlineStore, Status, VectorIndex
 from moontide.stores.record_views import orders
+from moontide.views import ViewSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,11 @@ class Indexer:
     def _without_record(self, ids: Sequence[str]) -> list[str]:
         absent = self._online.heads(self._view, ids).status == Status.ABSENT
         return [item for item, gone in zip(ids, absent, strict=True) if gone]
+
+
+def order_keys(view: ViewSpec, rows: pa.Table) -> list[bytes]:
+    """The order key of each row, as index rows and marks carry it."""
+    return list(_keys(orders(view, rows)[0].tobytes()))
 
 
 def head_tokens(heads: Heads) -> list[bytes]:

@@ -93,7 +93,7 @@ def test_what_is_followed_is_searchable_at_once_and_durable_after_settling(onlin
     follower.follow(["a", "b"])
     assert all(index.tokens(SPACE, ["a", "b"]))
     assert len(online.dirty(SPACE, 10)) == 2
-    follower.settle()
+    follower.settle({})
     assert state(online, index, topic) == ([1, 1], [True, True], {"a": 1, "b": 1}, 0)
     assert index.resolve_alias("moon") == "moon_v1"
 
@@ -102,7 +102,7 @@ def test_nothing_to_follow_and_nothing_to_settle(online):
     index, topic = Brittle(), Topic()
     follower = Follower(online, index, topic, SPACE, no_trace)
     follower.follow([])
-    follower.settle()
+    follower.settle({})
     assert follower.sweep() == 0
 
 
@@ -116,9 +116,9 @@ def test_an_index_that_fails_gets_everything_since_its_last_flush_again(online, 
     index.fails[what] = 1
     with pytest.raises(Transient):
         follower.follow(["b"])
-        follower.settle()
+        follower.settle({})
     assert index.tokens(SPACE, ["a"]) == [None], "the stub index did not lose anything: the test proves nothing"
-    follower.settle()
+    follower.settle({})
     assert state(online, index, topic) == ([1, 1], [True, True], {"a": 1, "b": 1}, 0)
 
 
@@ -129,9 +129,9 @@ def test_a_topic_that_fails_gets_everything_again(online):
     follower.follow(["a", "b"])
     topic.fails = 1
     with pytest.raises(Transient):
-        follower.settle()
+        follower.settle({})
     assert topic.arrived == {}
-    follower.settle()
+    follower.settle({})
     assert topic.arrived == {"a": 1, "b": 1}
 
 
@@ -142,10 +142,10 @@ def test_an_older_value_on_top_is_replaced_by_the_record(online):
     write(online, 1, "a")
     follower.follow(["a"])
     write(online, 2, "a")
-    follower.settle()
+    follower.settle({})
     assert topic.arrived == {"a": 2}
     assert [m.item_id for m in online.dirty(SPACE, 10)] == ["a"], "the newer record's mark is not ours to clear"
-    follower.settle()
+    follower.settle({})
     assert state(online, index, topic)[3] == 0
 
 
@@ -156,7 +156,7 @@ def test_a_tombstone_leaves_the_index_and_stays_in_the_topic(online):
     follower.follow(["a", "b"])
     write(online, 2, "a", deleted=True)
     follower.follow(["a"])
-    follower.settle()
+    follower.settle({})
     assert state(online, index, topic) == ([2, 1], [False, True], {"a": 2, "b": 1}, 0)
 
 
@@ -165,10 +165,26 @@ def test_marks_left_by_others_are_swept(online):
     follower = Follower(online, index, topic, SPACE, no_trace)
     write(online, 1, "a", "b")
     assert follower.sweep() == 2
-    follower.settle()
+    follower.settle({})
     assert state(online, index, topic) == ([1, 1], [True, True], {"a": 1, "b": 1}, 0)
     online.delete(VIEW, ["a"])
     follower.sweep()
-    follower.settle()
+    follower.settle({})
     assert index.tokens(SPACE, ["a"]) == [None]
     assert online.dirty(SPACE, 10) == []
+
+
+def test_what_is_durable_everywhere_is_known_until_its_record_changes(online):
+    index, topic = Brittle(), Topic()
+    follower = Follower(online, index, topic, SPACE, no_trace)
+    write(online, 1, "a", "b")
+    follower.follow(["a"])
+    assert follower.known(["a", "b"]) == set(), "copied is not durable"
+    token = dict(online.dirty(SPACE, 10))["a"]
+    follower.settle({"a": token})
+    assert follower.known(["a", "b"]) == {"a"}
+    write(online, 2, "a")
+    assert follower.known(["a", "b"]) == set()
+    follower.follow(["a"])
+    follower.settle({"a": token})
+    assert follower.known(["a"]) == set(), "another writer's version, whose offline row is its own to write"

@@ -1,6 +1,7 @@
 """A checkpoint is done only when everything before it is durable; verdicts are corrected by the store."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,7 +79,9 @@ class Rig:
         self.offline = OfflineTables(folder / "offline")
         follower = Follower(online, MemoryIndex(), self.changes, SPACE, self.points.append)
         checkpoint = Checkpoint(online, self.offline, self.letters, Audit(self.audit, lambda: NOW), "stream-t")
-        self.settler = Settler(Settling({SPACE.id: follower}, checkpoint, lambda: NOW, self.points.append), self.state, self.metrics)
+        self.settler = Settler(
+            Settling({SPACE.id: follower}, checkpoint, lambda: NOW, self.points.append), self.state, self.metrics
+        )
         self.settler.start()
 
     def lines(self):
@@ -131,6 +134,18 @@ def test_touched_records_are_written_offline_as_they_stand(rig, online):
     found = [row for t in rig.offline.latest(VIEW) for row in t.to_pylist()]
     assert sorted((row["item_id"], row["source_version"]) for row in found) == [("a", 3), ("b", 3)]
     assert sorted(rig.changes.arrived) == ["a", "b"]
+
+
+def test_a_duplicate_of_what_is_durable_costs_no_second_row_and_a_changed_record_does(rig, online):
+    for offset, version in enumerate((1, 1, 2)):
+        if offset != 1:
+            write_online(online, Effects(rows=[(VIEW, rows(version, "a"))]))
+        rig.settler.add(Effects(touched=[(VIEW, ["a"])], results=[result(offset, "a", Verdict.UNCHANGED)]))
+        assert rig.settler.checkpoint({P: Position(offset + 1, 1)}).done.wait(20)
+    assert rig.changes.arrived == ["a", "a"]
+    folder = rig.offline.tree.base
+    assert len(list(Path(folder).rglob("part-stream-t*"))) == 2
+    assert len(rig.lines()) == 3
 
 
 def test_several_versions_all_go_offline_and_the_last_online(rig, online):
