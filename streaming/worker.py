@@ -138,6 +138,8 @@ class Worker:
                 raise
         finally:
             self._state.rest(THREAD)
+            for batch in self.pending():
+                batch.finished.set()
 
     def _take(self) -> Batch | None:
         with self._wakes:
