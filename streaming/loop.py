@@ -145,6 +145,7 @@ class Loop:
     def _commit(self, offsets: Offsets) -> bool:
         done = self._positions.commit(offsets)
         if done:
+            _log.debug("committed", extra={"offsets": {f"{p.topic}[{p.partition}]": at.offset for p, at in offsets.items()}})
             self._trace(Point.COMMITTED)
         return done
 

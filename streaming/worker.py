@@ -15,7 +15,7 @@ from moontide.stores.base import OnlineStore
 from moontide.stores.kv import Clock
 from streaming.behaviours import BehaviourHandler
 from streaming.items import ItemHandler
-from streaming.message import Effects, Message, Point, Trace, Verdict
+from streaming.message import Effects, Message, Point, Result, Trace, Verdict
 from streaming.metrics import Metrics
 from streaming.online_writes import write_online
 from streaming.patience import GivenUp, Patience
@@ -228,7 +228,17 @@ class Worker:
         now = self._handling.clock()
         for topic, ages in _ages(now, effects).items():
             self._metrics.readable(ages, topic)
+        for result in effects.results:
+            _tell(result)
         self._settler.add(effects)
+
+
+def _tell(result: Result) -> None:
+    dead = result.verdict is Verdict.DEAD
+    level = logging.WARNING if dead else logging.DEBUG
+    if _log.isEnabledFor(level):
+        fields = {"position": result.message.position, "entity": result.entity_id, "verdict": result.verdict.value}
+        _log.log(level, "dead letter: %s" if dead else "settled%s", result.detail, extra=fields | {"reason": result.reason})
 
 
 def _ages(now: int, effects: Effects) -> Mapping[str, list[float]]:
