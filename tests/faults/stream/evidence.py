@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from tests.faults.stream.ledger import Sent
 
+#: Stands before the digest of a dead letter's value where only that was kept.
+CLAIM = "claim:"
+
 
 class Line(NamedTuple):
     """One line of the audit file."""

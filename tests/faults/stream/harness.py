@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kafka import KafkaProducer
@@ -19,11 +21,12 @@ from moontide.live import load_spaces
 from moontide.settings import Settings
 from tests.faults.stream import checks, views
 from tests.faults.stream.evidence import Evidence, read_audit
-from tests.faults.stream.ledger import HEADER, Ledger
+from tests.faults.stream.ledger import HEADER, VALID, Ledger
 from tests.faults.stream.processes import Consumer, MilvusServer, Sampler
 from tests.faults.stream.workload import BEHAVIOURS, ITEMS, Maker
 from tests.kafka_broker import KafkaBroker, free_port
 
+ROOT = Path(__file__).parents[3]
 DIM = 64
 PARTITIONS = {ITEMS: 4, BEHAVIOURS: 2, names.TOPIC_ITEM_EMBEDDINGS: 2, names.TOPIC_DEAD_LETTERS: 1}
 _MESSAGE_BYTES = 9 << 20
@@ -121,6 +124,8 @@ class Rig:
         self.prepared = None
         self.stops: list = []
         self.unmounts: list = []
+        self.samples: list = []
+        self.looks = 0
         self.sampler = Sampler(broker.bootstrap, self.group, self.audit)
         self.sampler.start()
 
@@ -211,6 +216,49 @@ class Rig:
             time.sleep(0.05)
         return time.monotonic() - since
 
+    def new_group(self, *consumers):
+        """Stop the consumers in order and go on with a group that has read nothing; its verdicts go to a file of their own."""
+        for consumer in consumers:
+            consumer.terminate()
+        self.sampler.stop()
+        self.samples += self.sampler.samples
+        self.looks += self.sampler.looks
+        self.group = f"faults-{next(_RUNS)}"
+        self.audit = self.folder / f"{self.group}.jsonl"
+        self.base |= {"stream_group": self.group, "stream_audit_file": str(self.audit)}
+        self.sampler = Sampler(self.broker.bootstrap, self.group, self.audit)
+        self.sampler.start()
+
+    def replay_dead_letters(self):
+        """``moontide replay-dlq``: every dead letter back to its topic; what comes back counts as good."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MOONTIDE_")}
+        environment |= {
+            "PYTHONPATH": str(ROOT),
+            "MOONTIDE_HOME": str(self.home),
+            "MOONTIDE_KAFKA_SERVERS": self.broker.bootstrap,
+            "MOONTIDE_STREAM_SESSION_MS": "6000",
+        }
+        command = [sys.executable, "-m", "moontide", "replay-dlq"]
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise Broken(f"replay-dlq ended with {done.returncode}: {done.stdout}{done.stderr}")
+
+    def add_partitions(self, topic, count):
+        """More partitions: keys move."""
+        admin = self.broker.admin()
+        try:
+            admin.create_partitions({topic: count})
+        finally:
+            admin.close()
+        self.until(lambda: len(self.broker.end_offsets(topic)) == count, 20, "new partitions")
+        if self._producer is not None:
+            self._producer.close()
+            self._producer = None
+
+    def note(self, sent):
+        """Ledger rows of what did not come through Kafka."""
+        self.ledger.intend(sent)
+
     def milvus(self):
         """A milvus-lite server, which the consumers and the checks use instead of the file."""
         server = MilvusServer(self.home / "index.db").start()
@@ -277,13 +325,17 @@ class Rig:
             most_duplicates: bound of repeated verdicts; default: what the kills and interruptions explain.
         """
         evidence = self.gather()
-        live = load_spaces(self.home / "spaces.toml")
-        found = checks.all_findings(evidence, [entry.space for entry in live.spaces])
+        found = self.findings(evidence)
         if most_duplicates is None:
             held = self.base["stream_poll_records"] * 3 + self.base["stream_checkpoint_events"] * 2
             most_duplicates = (self.figures.kills + self.figures.interruptions) * held
         found += checks.bounded_duplicates(evidence, most_duplicates)
         return self.conclude(evidence, found)
+
+    def findings(self, evidence, *, vectors=None):
+        """All checks; `vectors` stands in for the comparison with the stub's vectors."""
+        live = load_spaces(self.home / "spaces.toml")
+        return checks.all_findings(evidence, [entry.space for entry in live.spaces], vectors=vectors)
 
     def gather(self):
         """Ask the living consumers for their counters, kill them, and read everything they left."""
@@ -296,7 +348,7 @@ class Rig:
         lines, torn = read_audit(self.audit)
         evidence = Evidence(self.ledger.all(), lines, torn, self.ends(), dict(self.starts), self.committed())
         evidence.counters = [(pid, counted) for pid, counted in counters if counted is not None]
-        evidence.samples = self.sampler.samples
+        evidence.samples = self.samples + self.sampler.samples
         live = load_spaces(self.home / "spaces.toml")
         views.read_stores(evidence, Settings(**self.base), live)
         records, _ = views.read_topic(self.broker.bootstrap, names.TOPIC_DEAD_LETTERS)
@@ -315,7 +367,7 @@ class Rig:
         f.lost = kinds["lost"] + kinds["missing"]
         f.duplicated = checks.duplicates(evidence)
         f.stale_overwrites, f.zombies, f.mixed = kinds["stale_overwrite"], kinds["zombie"], kinds["mixed"]
-        f.unsafe_commits, f.samples = kinds["unsafe_commit"], self.sampler.looks
+        f.unsafe_commits, f.samples = kinds["unsafe_commit"], self.looks + self.sampler.looks
         f.findings = len(found)
         if found:
             f.explained = checks.explain(evidence, found) + f"\n{self._logs()}"
@@ -341,21 +393,28 @@ class Rig:
     def _note_landed(self):
         """Find in the log what was not acknowledged; a record that was and is not there is the broker's loss."""
         sent = {s.send: s for s in self.ledger.all()}
-        seen, landed = set(), []
+        seen, landed, replayed = set(), [], []
         for topic in (ITEMS, BEHAVIOURS):
             records, ends = views.read_topic(self.broker.bootstrap, topic)
             for partition, (start, _) in ends.items():
                 if start:
                     self.starts[topic, partition] = start
             for record in records:
-                send = views.send_of(record)
-                if send is None or send not in sent:
+                send, at = views.send_of(record), (record.partition, record.offset)
+                s = sent.get(send)
+                if s is None:
+                    continue
+                if s.acked and at != (s.part, s.off):
+                    still = s.kind if not s.entity else VALID
+                    replayed.append(replace(s, send=f"{send}@{record.offset}", kind=still, part=at[0], off=at[1]))
                     continue
                 seen.add(send)
-                if not sent[send].acked:
-                    landed.append((send, record.partition, record.offset))
+                if not s.acked:
+                    landed.append((send, *at))
         self.ledger.landed(landed)
-        gone = [s for s in sent.values() if s.acked and s.send not in seen and s.off >= self.starts.get((s.topic, s.part), 0)]
+        self.ledger.intend(replayed)
+        logged = [s for s in sent.values() if s.acked and s.topic in (ITEMS, BEHAVIOURS)]
+        gone = [s for s in logged if s.send not in seen and s.off >= self.starts.get((s.topic, s.part), 0)]
         if gone:
             raise Broken(f"the broker lost {len(gone)} acknowledged records, first {gone[0]}")
         if landed:

@@ -14,7 +14,7 @@ from moontide.records import embeddings_of
 from moontide.stores import online_store, vector_index
 from moontide.stores.base import Status
 from moontide.stores.offline import OfflineTables
-from tests.faults.stream.evidence import Behaviour, Dead, History, Row, Views
+from tests.faults.stream.evidence import CLAIM, Behaviour, Dead, History, Row, Views
 from tests.faults.stream.ledger import HEADER
 from tests.faults.stream.workload import sha
 
@@ -161,7 +161,7 @@ def dead_of(record):
         text["topic"],
         int(text["partition"] or -1),
         int(text["offset"] or -1),
-        f"claim:{claim.decode()}" if claim else digest,
+        f"{CLAIM}{claim.decode()}" if claim else digest,
         headers.get("__moontide.errors.reason", b"").decode(),
     )
 

@@ -37,11 +37,11 @@ class Record:
 
 
 def sha(key, value):
-    """The ledger's digest of a record; null differs from empty."""
+    """The ledger's digest of a record, null told apart from empty; the digest of its value alone follows."""
     digest = hashlib.sha256()
     for part in (key, value):
         digest.update(b"\0" if part is None else b"\1" + len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
+    return f"{digest.hexdigest()}:{hashlib.sha256(value or b'').hexdigest()}"
 
 
 class Maker:
