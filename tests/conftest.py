@@ -5,6 +5,8 @@ import socket
 import subprocess
 import time
 
+# Before Feast, which switches it to files that all registries of a machine share.
+import prometheus_client.values  # noqa: F401
 import pytest
 
 from tests.kafka_broker import KafkaBroker, missing
