@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         stream_max_uncommitted: events after which the consumer pauses until a checkpoint is done.
         stream_poll_records: most records of one poll.
         stream_encode_batch: items per call of the encoder, which is what becomes readable at once.
+        stream_encode_threads: threads of the encoder's child process; the other cores are for everything else.
         stream_encode_seconds, stream_encode_bytes: time per call and address space of the encoder's child process.
         stream_session_ms, stream_poll_interval_ms: Kafka's ``session.timeout.ms`` and ``max.poll.interval.ms``.
         stream_stall_seconds: the consumer restarts itself after this long without progress while there is something to do.
@@ -88,6 +89,7 @@ class Settings(BaseSettings):
     stream_max_uncommitted: Annotated[int, Field(ge=1)] = 50_000
     stream_poll_records: Annotated[int, Field(ge=1, le=10_000)] = 500
     stream_encode_batch: Annotated[int, Field(ge=1, le=1_024)] = 32
+    stream_encode_threads: Annotated[int, Field(ge=1)] = 1
     stream_encode_seconds: Annotated[float, Field(gt=0)] = 30.0
     stream_encode_bytes: Annotated[int, Field(ge=256 << 20)] = 4 << 30
     stream_session_ms: Annotated[int, Field(ge=1_000)] = 45_000

@@ -58,7 +58,7 @@ def stub_flags(space: EmbeddingSpace) -> list[str]:
 
 
 def _start(live: LiveSpace, settings: Settings, command: Sequence[str]) -> StreamEncoder:
-    limits = ["--bytes", str(settings.stream_encode_bytes)]
+    limits = ["--bytes", str(settings.stream_encode_bytes), "--threads", str(settings.stream_encode_threads)]
     return EncoderProcess(live.space, [*command, *limits], seconds=settings.stream_encode_seconds)
 
 
