@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from moontide.errors import Misconfigured
 
 DEFAULT_HOME: Final = Path.home() / ".moontide"
+#: What Kafka's protocol has room for.
+INT32: Final = (1 << 31) - 1
 
 
 class Settings(BaseSettings):
@@ -82,7 +84,7 @@ class Settings(BaseSettings):
 
     stream_group: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,120}$")] = "moontide"
     stream_instance: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,120}$")] = ""
-    stream_host: str = "127.0.0.1"
+    stream_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     stream_port: Annotated[int, Field(ge=0, le=65_535)] = 9464
     stream_checkpoint_seconds: Annotated[float, Field(gt=0, le=300)] = 5.0
     stream_checkpoint_events: Annotated[int, Field(ge=1)] = 10_000
@@ -90,12 +92,12 @@ class Settings(BaseSettings):
     stream_poll_records: Annotated[int, Field(ge=1, le=10_000)] = 500
     stream_encode_batch: Annotated[int, Field(ge=1, le=1_024)] = 32
     stream_encode_threads: Annotated[int, Field(ge=1)] = 1
-    stream_encode_seconds: Annotated[float, Field(gt=0)] = 30.0
-    stream_encode_bytes: Annotated[int, Field(ge=256 << 20)] = 4 << 30
-    stream_session_ms: Annotated[int, Field(ge=1_000)] = 45_000
-    stream_poll_interval_ms: Annotated[int, Field(ge=1_000)] = 300_000
+    stream_encode_seconds: Annotated[float, Field(gt=0, le=3_600)] = 30.0
+    stream_encode_bytes: Annotated[int, Field(ge=256 << 20, le=1 << 46)] = 4 << 30
+    stream_session_ms: Annotated[int, Field(ge=1_000, le=INT32)] = 45_000
+    stream_poll_interval_ms: Annotated[int, Field(ge=1_000, le=INT32)] = 300_000
     stream_stall_seconds: Annotated[float, Field(ge=1)] = 120.0
-    stream_event_bytes: Annotated[int, Field(ge=1_024)] = 8 << 20
+    stream_event_bytes: Annotated[int, Field(ge=1_024, le=1 << 30)] = 8 << 20
     stream_served_actions: tuple[str, ...] = ("impression",)
     stream_candidates: Annotated[int, Field(ge=0, le=10_000)] = 200
     stream_audit_file: Path | None = None

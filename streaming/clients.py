@@ -62,7 +62,7 @@ def servers(settings: Settings) -> list[str]:
     found = [server.strip() for server in settings.kafka_servers.split(",") if server.strip()]
     for server in found or [""]:
         host, _, port = server.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or "/" in host or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 1 << 16):
             raise Misconfigured(f"MOONTIDE_KAFKA_SERVERS: expected host:port, separated by commas, got {server[:80]!r}")
     return found
 

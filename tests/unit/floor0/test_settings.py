@@ -35,6 +35,12 @@ def test_offline_tables_lie_below_home_by_default(tmp_path):
         ("IMAGE_SCHEMES", "s3"),
         ("IMAGE_SCHEMES", '[["hunter2"]]'),
         ("REDIS_CLUSTER", "hunter2"),
+        ("STREAM_HOST", ""),  # sockets take it for every address of the machine
+        ("STREAM_ENCODE_SECONDS", "inf"),
+        ("STREAM_ENCODE_BYTES", "9999999999999999999"),
+        ("STREAM_SESSION_MS", "2147483648"),
+        ("STREAM_POLL_INTERVAL_MS", "2147483648"),
+        ("STREAM_EVENT_BYTES", "1073741825"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_one_line_that_names_it_and_shows_no_value(monkeypatch, name, value):
