@@ -4,8 +4,10 @@ Run: ``python consumer.py CONFIG.json`` with ``settings`` (fields of `Settings`)
 ``stub`` (in process), ``process`` (the stub in its child), ``faulty`` (`tests.faulty_encoder`) or ``real`` (the space's artifact).
 """
 
+import faulthandler
 import json
 import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -56,6 +58,7 @@ ENCODERS = {"stub": InProcessStub, "process": stub_process, "faulty": faulty_pro
 
 
 def main():
+    faulthandler.register(signal.SIGUSR1)
     config = json.loads(Path(sys.argv[1]).read_text())
     settings = load_settings(**config["settings"])
     configure(sys.stderr, settings=settings, level="INFO")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -307,7 +308,7 @@ class Rig:
         since = time.monotonic()
         while left := self.lag():
             if time.monotonic() - since > timeout:
-                raise Broken(f"{left:,} records are not committed after {timeout} s; {self._logs()}")
+                raise Broken(f"{left:,} records are not committed after {timeout} s; {self._logs(threads=True)}")
             if not any(c.running for c in self.consumers):
                 raise Broken(f"no consumer runs and {left:,} records are not committed; {self._logs()}")
             time.sleep(0.15)
@@ -448,10 +449,15 @@ class Rig:
         for topic in PARTITIONS:
             self.make_topic(topic)
 
-    def _logs(self):
+    def _logs(self, *, threads=False):
+        if threads:
+            for consumer in self.consumers:
+                if consumer.running:
+                    consumer.signal(signal.SIGUSR1)
+            time.sleep(1)
         return "\n".join(f"== {c.name} ({c.process.poll()}) {c.log_path}\n{_tail(c.log)}" for c in self.consumers[-2:])
 
 
 def _tail(log):
     """The end of a log without what the Kafka client says of itself."""
-    return "\n".join([line for line in log.splitlines() if '"logger": "kafka' not in line or "error" in line][-25:])[-3_000:]
+    return "\n".join([line for line in log.splitlines() if '"logger": "kafka' not in line or "error" in line][-120:])[-9_000:]

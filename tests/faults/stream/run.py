@@ -10,7 +10,9 @@ sys.path.insert(0, str(ROOT))
 
 from tests.faults.stream import report  # noqa: E402
 from tests.faults.stream.catalogue import SCENARIOS  # noqa: E402
+from tests.faults.stream.harness import DIM  # noqa: E402
 from tests.faults.stream.scenarios import Brokers  # noqa: E402
+from tests.kafka_broker import LIBS  # noqa: E402
 
 
 def main(argv=None):
@@ -29,9 +31,14 @@ def main(argv=None):
     finally:
         brokers.close()
     if args.out:
-        Path(args.out).write_text(report.document(done, SCENARIOS))
+        Path(args.out).write_text(report.document(done, SCENARIOS, broker_version(), DIM))
     print(f"folder of failed runs: {folder}")
     return 1 if any(f.findings for f in done) else 0
+
+
+def broker_version():
+    """Of the jar that runs."""
+    return next(LIBS.glob("kafka_2*.jar")).stem.rpartition("-")[2]
 
 
 def _parser():

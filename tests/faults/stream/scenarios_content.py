@@ -6,7 +6,6 @@ import http.server
 import io
 import json
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ from moontide.event_write import rfc3339
 from moontide.events import Content
 from tests.faults.stream.checks import Finding
 from tests.faults.stream.harness import Broken
-from tests.faults.stream.ledger import POISON
 from tests.faults.stream.scenarios import scenario
+from tests.faults.stream.workload import content_hash
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,7 +27,7 @@ def encoder_dies(rig):
     """Items that abort, hang or exhaust the encoder, or make it write garbage: found, refused, and applied after a fix."""
     rig.base |= {"stream_encode_seconds": 4.0, "stream_encode_bytes": 2 << 30}
     kinds = ["abort", "run-abort", "garbage", "oom", "hang"] if rig.size >= 1 else ["abort", "run-abort", "oom"]
-    bad = [poisoned(rig.maker.update(f"bad{n}", content=Content(f"fault:{kind} {n}"))) for n, kind in enumerate(kinds)]
+    bad = [rig.maker.poisoned(f"bad{n}", Content(f"fault:{kind} {n}")) for n, kind in enumerate(kinds)]
     records = rig.maker.creates() + rig.maker.mixed(rig.count(1_200))
     for record in bad:
         records.insert(rig.maker.rng.randrange(len(records)), record)
@@ -44,17 +43,12 @@ def encoder_dies(rig):
     return rig.finish(most_duplicates=0)
 
 
-def poisoned(record):
-    """The record, noted as one that cannot be applied."""
-    return replace(record, row=replace(record.row, kind=POISON))
-
-
 @scenario("21")
 def bad_vectors(rig):
     """Vectors that are zero or not finite, and one vector for many items: refused, the index is left as it was."""
     rig.base |= {"stream_encode_batch": 256, "stream_poll_records": 1_000}
     faults = [f"fault:zero {n}" for n in range(6)] + [f"fault:same {n}" for n in range(20)] + ["fault:nan x"]
-    bad = [poisoned(rig.maker.update(f"bad{n}", content=Content(title), partition=0)) for n, title in enumerate(faults)]
+    bad = [rig.maker.poisoned(f"bad{n}", Content(title), partition=0) for n, title in enumerate(faults)]
     rig.produce(bad)
     consumer = rig.start(encoder="faulty")
     rig.quiesce()
@@ -113,7 +107,7 @@ def addresses_that_must_not_be_opened(rig):
         "\\\\127.0.0.1\\share",
         "data:image/png;base64,AAAA",
     ]
-    bad = [poisoned(rig.maker.update(f"bad{n}", content=Content("t", image=a))) for n, a in enumerate(addresses)]
+    bad = [rig.maker.poisoned(f"bad{n}", Content("t", image=a)) for n, a in enumerate(addresses)]
     bad += [by_reference(rig.maker, f"ref{n}", a) for n, a in enumerate(addresses)]
     rig.start()
     records = rig.maker.creates() + rig.maker.mixed(rig.count(1_000))
@@ -143,7 +137,7 @@ def image_bombs(rig):
     contents = {}
     records = [real_item(rig.maker, n, contents) for n in range(rig.count(220))]
     for n, image in enumerate(bombs()):
-        bad = poisoned(rig.maker.update(f"bomb{n}", content=Content("bomb", image=image)))
+        bad = rig.maker.poisoned(f"bomb{n}", Content("bomb", image=image))
         records.insert(rig.maker.rng.randrange(len(records)), bad)
     consumer = rig.start(encoder="real")
     rig.produce(records)
@@ -162,14 +156,8 @@ def real_item(maker, n, contents):
         picture = np.random.default_rng(n).integers(0, 255, (40, 30, 3), np.uint8)
         image = encoded(Image.fromarray(picture), "PNG" if n % 8 else "JPEG")
     content = Content(f"coat number {n}", attributes="colour red", image=image)
-    contents[checks_hash(content)] = content
+    contents[content_hash(content)] = content
     return maker.update(f"real{n % 150}", content=content)
-
-
-def checks_hash(content):
-    from tests.faults.stream.workload import content_hash
-
-    return content_hash(content)
 
 
 def near(encoder, contents, rows):

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from moontide.event_write import item_event_json
 from moontide.events import Content, ItemEvent
-from tests.faults.stream.ledger import POISON
 from tests.faults.stream.scenarios import scenario
 from tests.faults.stream.workload import ITEMS, STEP_US, fuzz
 
@@ -130,6 +129,7 @@ def deletes(rig):
         )
     rig.start()
     rig.produce(interleaved(scripts, m.rng))
+    m.forget()
     rig.produce(m.creates() + m.mixed(rig.count(600)))
     rig.quiesce()
     return rig.finish(most_duplicates=0)
@@ -165,8 +165,5 @@ def clocks_that_lie(rig):
 
 def future(maker):
     """Poison: an item of the year 2100."""
-    record = maker.update(event_us=4_102_444_800_000_000)
-    maker._recent.pop()
-    event = ItemEvent("future", record.row.entity, 10**9, 4_102_444_800_000_000, False, Content("2100"))
-    made = maker.raw(item_event_json(event), key=record.key, event_id="future")
-    return replace(made, row=replace(made.row, kind=POISON))
+    event = ItemEvent("future", maker.rng.choice(maker.items), 10**9, 4_102_444_800_000_000, False, Content("2100"))
+    return maker.raw(item_event_json(event), key=event.item_id.encode(), event_id="future")

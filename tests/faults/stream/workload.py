@@ -73,6 +73,16 @@ class Maker:
         event = ItemEvent(self._event_id(), item, version, event_us, False, content)
         return self._noted(self._item_record(event, item_event_json(event), partition=partition))
 
+    def poisoned(self, item, content, *, partition=None):
+        """An update whose content no encoder can take; nobody sends it again."""
+        record = self.update(item, content=content, partition=partition)
+        self.forget()
+        return replace(record, row=replace(record.row, kind=POISON))
+
+    def forget(self):
+        """Let nothing that was made so far be sent again."""
+        self._recent.clear()
+
     def delete(self, item=None, *, version=None, event_us=None, style=None, partition=None):
         """A delete: ``op: delete``, Debezium's ``op: d``, or a tombstone with its version in the headers."""
         item = item or self.rng.choice(self.items)
