@@ -124,7 +124,8 @@ def plan(events: Events, rows: NDArray[np.int64], heads: Heads) -> Wave:
         steps[n, deleted & past & ~head.deleted[items]] = Step.STALE
     late = lone & known & (event_us <= newest_us)
     steps[:, late & ~gone] = Step.STALE
-    steps[:, ghost | (late & gone)] = Step.UNCHANGED
+    # A tombstone at its very time may be its own, of a run that ended before it had written the other spaces.
+    steps[:, ghost | (late & gone & (event_us < newest_us))] = Step.UNCHANGED
     steps[:, (steps == Step.STALE).any(axis=0)] = Step.STALE
     old = heads.features
     features_at = compare(version, event_us, old.known[items], old.version[items], old.event_us[items])
