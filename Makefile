@@ -20,7 +20,7 @@ QUIET_EXIT := 2> >(grep --line-buffered -vE '^(nanobind:| - (leaked|\.\.\. skipp
 LEVELS := $(wildcard $(addprefix tests/,unit golden architecture contract parity integration e2e faults))
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-.PHONY: help setup setup-dev java redis kafka kafka-stop lock lint types layers unit contract architecture integration test demo bench spark-zip clean
+.PHONY: help setup setup-dev java redis kafka kafka-stop lock lint types layers unit contract architecture integration test test-faults demo bench spark-zip clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -74,6 +74,9 @@ contract: setup-dev ## one suite over every store
 
 integration: setup-dev ## real Redis, Milvus, Spark and Feast; whole commands; kills
 	$(PYTEST) -m "integration or e2e or faults" $(PYTEST_ARGS) $(QUIET_EXIT)
+
+test-faults: setup-dev ## every fault of the consumer at full size, three seeds each, about 40 minutes; writes docs/fault-report.md
+	$(BIN)/python tests/faults/stream/run.py --seeds 3 --out docs/fault-report.md
 
 test: setup-dev lint types layers ## every check and every test, the cheap ones first
 	$(PYTEST) -q $(LEVELS) $(PYTEST_ARGS) $(QUIET_EXIT)
