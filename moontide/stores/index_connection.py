@@ -20,7 +20,7 @@ from grpc import RpcError, StatusCode  # type: ignore[import-untyped]
 from pymilvus import MilvusClient
 from pymilvus.exceptions import ConnectionConfigException, MilvusException
 
-from moontide.errors import Misconfigured, Transient
+from moontide.errors import Misconfigured, MoontideError, Transient
 from moontide.stores.offline_files import fsync
 
 T = TypeVar("T")
@@ -59,6 +59,7 @@ class MilvusConnection:
         self._lock = threading.RLock()
         self._client: MilvusClient | None = None
         self._durable: dict[Path, tuple[int, int]] = {}
+        self._owns = False
 
     @classmethod
     def acquire(cls, uri: str, token: str, timeout: float) -> MilvusConnection:
@@ -151,6 +152,7 @@ class MilvusConnection:
                 from milvus_lite.server_manager import server_manager_instance
 
                 server_manager_instance.release_server(str(self.path))
+                self._owns = False
 
     def _connect(self) -> MilvusClient:
         if self.path is None:
@@ -161,12 +163,18 @@ class MilvusConnection:
                 "move it away and backfill the index"
             )
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _locked(self.path / _LITE_LOCK):
+        # After a failed read the file is still open here, and its lock is our own.
+        if not self._owns and _locked(self.path / _LITE_LOCK):
             raise Misconfigured(
                 f"index {self.path}: expected to own it, got a file that another process has open (milvus-lite has one owner); "
                 f"stop it, or share it: `milvus-lite server --host 127.0.0.1 --data-dir {self.path}`, MOONTIDE_INDEX_URI=http://127.0.0.1:19530"
             )
-        return self._dial(str(self.path))
+        self._owns = True
+        try:
+            return self._dial(str(self.path))
+        except MoontideError:
+            self._release()
+            raise
 
     def _dial(self, uri: str) -> MilvusClient:
         try:

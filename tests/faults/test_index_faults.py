@@ -8,9 +8,10 @@ import textwrap
 
 import numpy as np
 import pytest
+from pymilvus.exceptions import MilvusException
 
 from moontide import Embeddings, EmbeddingSpace
-from moontide.errors import Misconfigured
+from moontide.errors import Misconfigured, Transient
 from moontide.stores import index_connection
 from moontide.stores.index import MilvusIndex
 
@@ -216,3 +217,21 @@ def test_two_indexes_of_a_process_share_the_file_across_a_failed_write(tmp_path)
     first.close()
     assert second.count(SPACE) == 2
     second.close()
+
+
+def test_a_failed_read_is_transient_and_the_file_stays_ours(tmp_path):
+    """The client connects anew after it; the lock it finds then is its own."""
+    index = MilvusIndex(str(tmp_path / "index.db"))
+    index.ensure(SPACE)
+    rows = Embeddings.from_float(SPACE, np.random.default_rng(0).normal(size=(2, 64)), ids=["a", "b"])
+    index.upsert(SPACE, rows, [bytes(40)] * 2)
+
+    def late(client):
+        raise MilvusException(code=4, message="deadline exceeded")
+
+    for _ in range(2):
+        with pytest.raises(Transient):
+            index._connection.read("search", late)
+        assert index.count(SPACE) == 2
+    index.close()
+    assert stored(tmp_path / "index.db", [])[0] == 2
