@@ -7,9 +7,12 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import Final, Protocol, TypeVar
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
 
 from encoders import ImageLoader
 from moontide import names
@@ -100,7 +103,7 @@ class App:
         online = self._opened("online", stack, partial(parts.online, settings))
         index = self._opened("index", stack, partial(parts.index, settings))
         encoders = [self._encoder(stack, space) for space in self._spaces()]
-        producer = self._opened("kafka", stack, partial(clients.producer, settings))
+        producer = self._opened("kafka", stack, partial(clients.producer, settings), _close_producer)
         if state.stopping.is_set():
             return None
         settler = Settler(self._settling(stack, online, index, producer, encoders), state, metrics)
@@ -158,11 +161,17 @@ class App:
         self.metrics.space_info(encoder.space.id, encoder.space.encoder_digest)
         return encoder
 
-    def _opened(self, what: str, stack: ExitStack, make: Callable[[], Closed]) -> Closed:
+    def _opened(
+        self,
+        what: str,
+        stack: ExitStack,
+        make: Callable[[], Closed],
+        close: Callable[[Closed], None] = lambda made: made.close(),
+    ) -> Closed:
         """A service, once it answers; closed at the end."""
         made = Patience(self.state, self.metrics, "start").run(what, make, given_up=self.state.stopping.is_set)
         self.state.rest("start")
-        stack.callback(made.close)
+        stack.callback(close, made)
         return made
 
     def _serve_health(self, stack: ExitStack) -> None:
@@ -182,3 +191,9 @@ class App:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self.stop())
+
+
+def _close_producer(producer: KafkaProducer) -> None:
+    """What is not acknowledged by now is not committed either; without a limit it would wait for a broker that is down."""
+    with suppress(KafkaError):
+        producer.close(_JOIN_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from moontide.settings import Settings
 from moontide.stores.kv import Clock
 from streaming.crew import Crew
 from streaming.message import Message, Point, Trace
-from streaming.positions import Positions
+from streaming.positions import COMMIT_SECONDS, Positions
 from streaming.progress import Offsets, Partition
 from streaming.rebalance import Partitions, RebalanceListener
 from streaming.settler import Barrier
@@ -23,9 +24,12 @@ THREAD: Final = "loop"
 _POLL_MS: Final = 100
 _ROOM_SECONDS: Final = 0.2
 _PAUSE_SECONDS: Final = 0.5
+_WAIT_SECONDS: Final = 0.05
 #: The share of max.poll.interval that giving partitions up may take.
 _REVOKE_SHARE: Final = 0.2
-_LEAVE_SECONDS: Final = 25.0
+#: What comes after it, up to the end of the process, is bounded too and takes at most as long again.
+_LEAVE_SECONDS: Final = 15.0
+_LAST_COMMIT_SECONDS: Final = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -142,8 +146,8 @@ class Loop:
             if self._commit(barrier.offsets):
                 self._barrier = None
 
-    def _commit(self, offsets: Offsets) -> bool:
-        done = self._positions.commit(offsets)
+    def _commit(self, offsets: Offsets, seconds: float = COMMIT_SECONDS) -> bool:
+        done = self._positions.commit(offsets, seconds)
         if done:
             _log.debug("committed", extra={"offsets": {f"{p.topic}[{p.partition}]": at.offset for p, at in offsets.items()}})
             self._trace(Point.COMMITTED)
@@ -160,16 +164,21 @@ class Loop:
         ends = state.monotonic() + seconds
         worker.withdraw()
         for batch in worker.pending():
-            if not batch.finished.wait(max(0.0, (ends - state.monotonic()) / 2)):
+            if not self._awaited(batch.finished, (state.monotonic() + ends) / 2):
                 batch.abandoned.set()
         offsets = {p: at for p, at in self._crew.progress.snapshot().items() if p in set(partitions)}
         barrier = self._crew.settler.checkpoint(offsets)
-        while not barrier.done.wait(0.05) and state.monotonic() < ends and state.failed is None:
-            state.beat(THREAD)
-        if barrier.done.is_set():
-            self._commit(offsets)
+        if self._awaited(barrier.done, ends):
+            self._commit(offsets, min(COMMIT_SECONDS, max(_LAST_COMMIT_SECONDS, ends - state.monotonic())))
         else:
             _log.warning("partitions left without a commit: a replay does the work again")
+
+    def _awaited(self, event: threading.Event, until: float) -> bool:
+        """Whether `event` is set by `until`; a long wait is not taken for a thread that is stuck."""
+        state = self._crew.state
+        while not event.wait(_WAIT_SECONDS) and state.monotonic() < until and state.failed is None:
+            state.beat(THREAD)
+        return event.is_set()
 
     def _on_assigned(self, partitions: Partitions) -> None:
         self._crew.metrics.rebalance("assigned")
@@ -180,7 +189,9 @@ class Loop:
     def _on_revoked(self, partitions: Partitions) -> None:
         self._trace(Point.REVOKING)
         self._crew.metrics.rebalance("revoked")
-        self._give_up(partitions, self._settings.stream_poll_interval_ms / 1e3 * _REVOKE_SHARE)
+        # The client revokes once more when it is closed: what was to be done is done by then, or left to a replay.
+        if not self._crew.state.giving_up.is_set():
+            self._give_up(partitions, self._settings.stream_poll_interval_ms / 1e3 * _REVOKE_SHARE)
         self._forget(partitions)
 
     def _on_lost(self, partitions: Partitions) -> None:

@@ -16,9 +16,10 @@ from streaming.message import Message
 from streaming.progress import Offsets, Partition
 from streaming.rebalance import Partitions
 
+#: How long a commit waits for its answer.
+COMMIT_SECONDS: Final = 10.0
 _LAG_SECONDS: Final = 1.0
 _ENDS_SECONDS: Final = 5.0
-_COMMIT_MS: Final = 10_000
 _ASK_MS: Final = 2_000
 _MARKERS: Final = 2
 #: The group went on without us, or is about to: what is not committed is another's work.
@@ -70,8 +71,8 @@ class Positions:
         """Those of `offsets` that are not committed."""
         return {p: at for p, at in offsets.items() if at.offset > self._committed.get(p, -1)}
 
-    def commit(self, offsets: Offsets) -> bool:
-        """Commit what this consumer may; returns whether there is nothing left to commit.
+    def commit(self, offsets: Offsets, seconds: float = COMMIT_SECONDS) -> bool:
+        """Commit what this consumer may, within `seconds`; returns whether there is nothing left to commit.
 
         Raises:
             Misconfigured: the broker will never take them.
@@ -81,7 +82,7 @@ class Positions:
             return True
         wanted = {TopicPartition(*p): OffsetAndMetadata(at.offset, "", -1) for p, at in offsets.items()}
         try:
-            self._consumer.commit(wanted, timeout_ms=_COMMIT_MS)
+            self._consumer.commit(wanted, timeout_ms=int(seconds * 1_000))
         except _GROUP_MOVED as error:
             _log.warning("offsets not committed, the group moved on: %s", type(error).__name__)
             return True

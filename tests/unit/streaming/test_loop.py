@@ -1,0 +1,118 @@
+"""Leaving is bounded in time, whatever does not answer."""
+
+import pytest
+from kafka.errors import KafkaTimeoutError
+
+from moontide.settings import Settings
+from streaming.app import _close_producer
+from streaming.crew import Crew
+from streaming.loop import Loop
+from streaming.message import Message, no_trace
+from streaming.metrics import Metrics
+from streaming.progress import Partition, Progress
+from streaming.settler import Barrier
+from streaming.state import State
+from streaming.worker import Batch
+
+pytestmark = pytest.mark.unit
+MINE = [Partition("item-events", 0)]
+
+
+class Consumer:
+    def __init__(self):
+        self.commits = []
+
+    def commit(self, offsets, timeout_ms):
+        self.commits.append(timeout_ms)
+
+
+class StuckSettler:
+    """Makes nothing durable."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def checkpoint(self, offsets):
+        self.asked += 1
+        return Barrier(offsets)
+
+
+class ReadySettler(StuckSettler):
+    def checkpoint(self, offsets):
+        barrier = super().checkpoint(offsets)
+        barrier.done.set()
+        return barrier
+
+
+class StuckWorker:
+    """Has a batch that never ends."""
+
+    def __init__(self):
+        self.batch = Batch([], {})
+
+    def withdraw(self):
+        return None
+
+    def pending(self):
+        return [self.batch]
+
+
+class Time:
+    """Goes on by a second with each look."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1.0
+        return self.now
+
+
+def leaving(settler):
+    consumer, time, progress = Consumer(), Time(), Progress()
+    crew = Crew(StuckWorker(), settler, progress, State(monotonic=time), Metrics())
+    loop = Loop(consumer, [], crew, Settings(), (lambda: 0, no_trace))
+    progress.assigned(MINE)
+    return loop, crew, consumer, time
+
+
+def test_giving_up_partitions_ends_in_time_and_abandons_what_is_not_done():
+    loop, crew, consumer, time = leaving(StuckSettler())
+    loop._give_up(MINE, 30)
+    assert crew.worker.batch.abandoned.is_set() and time.now < 40 and not consumer.commits
+    assert crew.state.stuck(10) == [], "waiting is no stall"
+
+
+def test_what_was_given_up_at_the_end_is_not_waited_for_again_when_the_client_closes():
+    loop, crew, _, time = leaving(StuckSettler())
+    crew.state.giving_up.set()
+    before = time.now
+    loop._on_revoked(MINE)
+    assert (crew.settler.asked, time.now) == (0, before)
+    assert crew.progress.stamp([Message(*MINE[0], 6, None, None)]) == {}, "nothing of it is committed later"
+
+
+def test_a_failed_thread_ends_the_wait():
+    loop, crew, _, time = leaving(StuckSettler())
+    crew.state.failed = RuntimeError()
+    loop._give_up(MINE, 1_000)
+    assert time.now < 20
+
+
+def test_the_last_commit_has_no_more_time_than_is_left():
+    loop, crew, consumer, time = leaving(ReadySettler())
+    crew.progress.done(crew.progress.stamp([Message(*MINE[0], 6, None, None)]))
+    loop._give_up(MINE, 6)
+    assert consumer.commits and consumer.commits[0] <= 6_000
+
+
+def test_a_producer_whose_broker_is_down_is_left_after_a_while():
+    given = []
+
+    class Producer:
+        def close(self, timeout):
+            given.append(timeout)
+            raise KafkaTimeoutError
+
+    _close_producer(Producer())
+    assert given and given[0] <= 5
