@@ -16,7 +16,7 @@ from streaming.crew import Crew
 from streaming.message import Message, Point, Trace
 from streaming.positions import COMMIT_SECONDS, Positions
 from streaming.progress import Offsets, Partition
-from streaming.rebalance import Partitions, RebalanceListener
+from streaming.rebalance import Partitions, RebalanceListener, keep_joining
 from streaming.settler import Barrier
 from streaming.worker import Batch
 
@@ -30,6 +30,8 @@ _REVOKE_SHARE: Final = 0.2
 #: What comes after it, up to the end of the process, is bounded too and takes at most as long again.
 _LEAVE_SECONDS: Final = 15.0
 _LAST_COMMIT_SECONDS: Final = 2.0
+#: Dead letters that are not known to have arrived: no more is read beyond so many bytes of them.
+_HELD_BYTES: Final = 256 << 20
 _log = logging.getLogger(__name__)
 
 
@@ -95,8 +97,7 @@ class Loop:
         if room and self._held is not None:
             self._crew.worker.submit(self._held)
             self._held, room = None, False
-        full = self._positions.uncommitted() >= self._settings.stream_max_uncommitted
-        messages = self._poll(paused=not room or full)
+        messages = self._poll(paused=not room or self._full())
         if messages:
             self._events += len(messages)
             self._crew.metrics.progress(self._clock())
@@ -109,6 +110,13 @@ class Loop:
         if self._positions.measure() and not state.assigned:
             self._learn_topics()
 
+    def _full(self) -> bool:
+        """Whether no more may be read before a checkpoint is done."""
+        return self._positions.uncommitted() >= self._settings.stream_max_uncommitted or self._heavy()
+
+    def _heavy(self) -> bool:
+        return self._crew.settler.held_bytes >= _HELD_BYTES
+
     def _poll(self, *, paused: bool) -> list[Message]:
         """Records, or none while paused: the membership needs a poll all the same."""
         mine = self._consumer.assignment()
@@ -117,6 +125,7 @@ class Loop:
             self._consumer.pause(*(mine - now_paused))
         if not paused and now_paused:
             self._consumer.resume(*now_paused)
+        keep_joining(self._consumer)
         try:
             polled = self._consumer.poll(timeout_ms=_POLL_MS, max_records=self._settings.stream_poll_records)
         except KafkaError as error:
@@ -136,7 +145,8 @@ class Loop:
         if self._barrier is None and due:
             offsets = self._positions.fresh(self._crew.progress.snapshot())
             self._checkpointed = now
-            if offsets:
+            # What holds the bytes may be of a batch that was abandoned, and then no offset goes on.
+            if offsets or self._heavy():
                 self._barrier, self._barrier_since, self._events = self._crew.settler.checkpoint(offsets), now, 0
 
     def _commit_if_durable(self) -> None:
