@@ -115,8 +115,8 @@ def load_spaces(path: Path) -> LiveSpaces:
     """Read ``spaces.toml``.
 
     Raises:
-        Misconfigured: no such file, not TOML, an unknown or missing key, a value of another type, a duplicate, or a reference to
-            nothing.
+        Misconfigured: no readable file, not TOML, an unknown or missing key, a value of another type, a duplicate, or a reference
+            to nothing.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -124,6 +124,8 @@ def load_spaces(path: Path) -> LiveSpaces:
         raise Misconfigured(
             f"live spaces: expected a file at {path}, got none; copy feature_repo/spaces.toml there or set MOONTIDE_SPACES_FILE"
         ) from None
+    except OSError as error:
+        raise Misconfigured(f"live spaces: expected a readable file at {path}, got {type(error).__name__}; check it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Misconfigured(f"{path}: expected TOML, got: {error}") from error
     unknown = set(raw) - set(_TABLES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,9 +30,11 @@ class Audit:
         if path is not None:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                self._file = _opened(path)
             except OSError as error:
-                raise Misconfigured(f"MOONTIDE_STREAM_AUDIT_FILE: expected a file to append to, got: {error}") from error
+                raise Misconfigured(
+                    f"MOONTIDE_STREAM_AUDIT_FILE: expected a file to append to, got: {error}; set another, or none"
+                ) from error
 
     def append(self, results: Sequence[Result]) -> None:
         """Write one line per result and wait until they are on the disk.
@@ -71,3 +74,12 @@ class Audit:
             "pid": pid,
             "ts_us": now,
         }
+
+
+def _opened(path: Path) -> int:
+    # Without O_NONBLOCK, opening a FIFO waits for a reader for ever.
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(f"no regular file at {path}")
+    return file

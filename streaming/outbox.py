@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
-from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from moontide.errors import Misconfigured, Transient
 from streaming.client_errors import translated_error
@@ -170,3 +172,27 @@ class Outbox:
         translated = translated_error(error, f"sending to {self._what}")
         if isinstance(translated, Misconfigured):
             raise translated from error
+
+
+def require_topic(producer: KafkaProducer, topic: str) -> None:
+    """Refuse a topic that is not there; a send would only time out.
+
+    Raises:
+        Misconfigured: the brokers know no such topic, or refuse this client.
+        Transient: they do not answer.
+    """
+    try:
+        producer.partitions_for(topic)
+    except KafkaTimeoutError as error:
+        raise Misconfigured(
+            f"topic {topic}: expected it to exist, got no partitions of it; make it (python -m streaming.topics), or look at the "
+            "brokers"
+        ) from error
+    except KafkaError as error:
+        raise translated_error(error, f"asking for topic {topic}") from error
+
+
+def close_producer(producer: KafkaProducer, seconds: float) -> None:
+    """Close it; what is not acknowledged within `seconds` is given up in silence: who needed it has waited for it."""
+    with suppress(KafkaError):
+        producer.close(seconds)

@@ -22,6 +22,7 @@ from moontide.stores.kv import wall_clock
 
 #: Records on their way at once.
 _WINDOW: Final = 1_000
+_CLOSE_SECONDS: Final = 10.0
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _WRAPPER: Final = frozenset({"topic", "key", "value", "value_base64", "headers", "timestamp_ms"})
 
@@ -55,7 +56,7 @@ def produce(
         Poison: a line is no event, with its number; of a file nothing was sent.
         Transient, Misconfigured: the brokers; some records may have been sent.
     """
-    from streaming import clients
+    from streaming import clients, outbox
 
     if checked and str(source) != "-":
         for _ in _lines(source, settings, topic, checked=True):
@@ -64,7 +65,7 @@ def produce(
     try:
         return _send_all(producer, _lines(source, settings, topic, checked=checked), rate)
     finally:
-        producer.close(timeout=10)
+        outbox.close_producer(producer, _CLOSE_SECONDS)
 
 
 def read_line(text: str, topic: str | None = None) -> Line:
@@ -102,7 +103,7 @@ def _wrapped(fields: dict[str, Any]) -> Line:
     stamp = fields.get("timestamp_ms")
     if (
         not isinstance(stamp, int | None)
-        or (stamp or 0) < 0
+        or not 0 <= (stamp or 0) < 1 << 63
         or not isinstance(headers, list)
         or not all(_is_header(header) for header in headers)
     ):
@@ -166,13 +167,15 @@ def _check(line: Line, settings: Settings) -> None:
 
 
 def _send_all(producer: Any, lines: Iterator[Line], rate: float | None) -> int:
-    from streaming.outbox import Outbox, Outgoing
+    from streaming.outbox import Outbox, Outgoing, require_topic
 
     box, sent, started = Outbox(producer, "produce"), Counter[str](), time.monotonic()
     try:
         for number, line in enumerate(lines):
             if rate:
                 time.sleep(max(0.0, started + number / rate - time.monotonic()))
+            if line.topic not in sent:
+                require_topic(producer, line.topic)
             box.put(number, Outgoing(line.topic, line.key, line.value, line.headers, line.timestamp_ms))
             sent[line.topic] += 1
             if len(box) >= _WINDOW:

@@ -14,6 +14,7 @@ from moontide.settings import Settings
 GROUP: Final = "moontide-replay"
 _POLL_MS: Final = 500
 _SILENT_SECONDS: Final = 30.0
+_CLOSE_SECONDS: Final = 10.0
 
 
 def replay(
@@ -36,7 +37,7 @@ def replay(
     """
     from streaming import clients
     from streaming.client_errors import translated
-    from streaming.outbox import Outbox
+    from streaming.outbox import Outbox, close_producer
 
     named = group or (f"{GROUP}-{reason}" if reason else GROUP)
     run = _Replay(reason, limit)
@@ -47,7 +48,7 @@ def replay(
             run.over(consumer, None if producer is None else Outbox(producer, "replay"))
     finally:
         if producer is not None:
-            producer.close(timeout=10)
+            close_producer(producer, _CLOSE_SECONDS)
         consumer.close(autocommit=False)
     return run.report(dry_run)
 

@@ -162,7 +162,12 @@ class MilvusConnection:
                 f"index {self.path}: expected a milvus-lite 3 folder, got a file (milvus-lite 2 cannot be read); "
                 "move it away and backfill the index"
             )
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Misconfigured(
+                f"index {self.path}: expected a folder that can be written, got: {error}; set MOONTIDE_HOME or MOONTIDE_INDEX_URI"
+            ) from error
         # After a failed read the file is still open here, and its lock is our own.
         if not self._owns and _locked(self.path / _LITE_LOCK):
             raise Misconfigured(

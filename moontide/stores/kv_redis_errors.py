@@ -43,6 +43,8 @@ class RedisErrors:
     def __init__(self, url: str) -> None:
         try:
             parts = urlsplit(url)
+            if not parts.hostname:
+                raise ValueError
             self.where = f"online store {parts.scheme}://{parts.hostname}:{parts.port or 6379}{parts.path}"
         except ValueError:
             raise Misconfigured("online store: expected a redis:// or rediss:// URL; check MOONTIDE_REDIS_URL") from None

@@ -98,7 +98,10 @@ class FileTree:
         Raises:
             Transient: the file system failed; nothing is visible.
         """
-        return self._outside("write", lambda: self._commit(folder, name, table))
+        try:
+            return self._outside("write", lambda: self._commit(folder, name, table))
+        except FileNotFoundError as error:
+            raise self._failed("write", error) from error
 
     def _commit(self, folder: str, name: str, table: pa.Table) -> str:
         if self.local is None:
@@ -146,10 +149,11 @@ class FileTree:
 
         Raises:
             FileNotFoundError: it was folded into another file after it was listed.
+            Transient: the file system failed.
             Misconfigured: no Parquet file, or one of another format version.
         """
         try:
-            source = pq.ParquetFile(self.system.open_input_file(file.path))
+            source = self._outside("read", lambda: pq.ParquetFile(self.system.open_input_file(file.path)))
         except pa.ArrowInvalid as error:
             raise Misconfigured(f"{file.path}: expected Parquet, got {file.size} other bytes; remove it: {error}") from error
         version = metadata(source).get(FORMAT_KEY, FORMAT)
@@ -163,14 +167,18 @@ class FileTree:
         with self.open(file) as source:
             yield from source.iter_batches(batch_size=BATCH_ROWS, columns=columns)
 
-    @staticmethod
-    def _outside(what: str, call: Callable[[], T]) -> T:
+    @classmethod
+    def _outside(cls, what: str, call: Callable[[], T]) -> T:
         try:
             return call()
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise Transient(f"offline tables: {what}: expected success, got: {error}; see to the disk, then retry") from error
+            raise cls._failed(what, error) from error
+
+    @staticmethod
+    def _failed(what: str, error: OSError) -> Transient:
+        return Transient(f"offline tables: {what}: expected success, got: {error}; see to the disk, then retry")
 
 
 def metadata(source: pq.ParquetFile) -> dict[bytes, bytes]:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moontide import EmbeddingSpace, views
-from moontide.errors import Misconfigured, Poison, SpaceMismatch
+from moontide.errors import Misconfigured, Poison, SpaceMismatch, Transient
 from moontide.simtier import SimTierSpec
 from moontide.stores.offline import OfflineTables
 from moontide.stores.offline_compact import compact
@@ -344,3 +344,22 @@ def test_an_empty_table_made_for_feast_reads_as_empty(tables):
     tables.append(EMBEDDINGS, table([embedding("a", 1, 0, 0)]), writer="w")
     compact(tables, EMBEDDINGS, grace=NOW)
     assert len(rows_of(tables.scan(EMBEDDINGS))) == 1
+
+
+def test_a_root_that_cannot_be_made_is_transient(tmp_path, monkeypatch):
+    made = OfflineTables(tmp_path / "offline")
+    monkeypatch.setattr(type(made.tree), "_commit", lambda *_: (tmp_path / "absent" / "file").touch())  # as a mount that went
+    with pytest.raises(Transient, match="^offline tables: write: expected success"):
+        made.ensure(EMBEDDINGS)
+
+
+def test_a_file_that_cannot_be_read_is_transient(tmp_path, monkeypatch):
+    made = OfflineTables(tmp_path / "offline")
+    made.ensure(EMBEDDINGS)
+
+    def refused(*_):
+        raise PermissionError("no")
+
+    monkeypatch.setattr(pq, "ParquetFile", refused)
+    with pytest.raises(Transient, match="^offline tables: read: expected success"):
+        made.require_own(EMBEDDINGS)

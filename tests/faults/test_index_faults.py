@@ -235,3 +235,9 @@ def test_a_failed_read_is_transient_and_the_file_stays_ours(tmp_path):
         assert index.count(SPACE) == 2
     index.close()
     assert stored(tmp_path / "index.db", [])[0] == 2
+
+
+def test_a_place_where_no_folder_can_be_made_is_misconfigured(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Misconfigured, match="expected a folder that can be written, got: .*MOONTIDE_INDEX_URI"):
+        MilvusIndex(str(tmp_path / "file" / "index.db"))

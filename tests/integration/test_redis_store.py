@@ -90,7 +90,7 @@ def test_passwords_never_show(redis_server):
     for url in ("http://:hunter2@localhost", "redis://:hunter2@localhost:port", "unix://:hunter2@/tmp/socket", "hunter2"):
         with pytest.raises(Misconfigured, match="URL") as raised:
             RedisKeyValue(url)
-        assert "hunter2@" not in str(raised.value)
+        assert "hunter2" not in str(raised.value)
 
 
 def test_keys_of_another_program_are_misconfigured(redis_server, store):

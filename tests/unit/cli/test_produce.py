@@ -62,6 +62,7 @@ def test_wrapped_records(wrapper, line):
         '{"topic": "t", "value": null, "headers": {"a": "b"}}',
         '{"topic": "t", "value": null, "headers": [["a"]]}',
         '{"topic": "t", "value": null, "timestamp_ms": "1"}',
+        '{"topic": "t", "key": "k", "value": null, "timestamp_ms": 9223372036854775808}',
         '{"topic": "t", "value_base64": "?"}',
         '{"topic": "t", "value_base64": 3}',
     ],

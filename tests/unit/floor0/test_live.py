@@ -59,3 +59,9 @@ def test_specs_must_fit_the_sequences_kept(tmp_path):
     live.require_length(3)
     with pytest.raises(Misconfigured, match="moon_v1_n10_l3_drop"):
         live.require_length(2)
+
+
+def test_a_file_that_cannot_be_read_is_misconfigured(tmp_path):
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(Misconfigured, match="^live spaces: expected a .*file at"):
+            load_spaces(path)

@@ -1,5 +1,7 @@
 """Records on their way: kept until acknowledged, sent again where they failed, never an old one after a newer one."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, NotLeaderForPartitionError, TopicAuthorizationFailedError
@@ -10,7 +12,7 @@ from moontide.errors import Misconfigured, Transient
 from moontide.records import embedding_rows
 from streaming.changes import ChangeStream
 from streaming.message import Point
-from streaming.outbox import Outbox, Outgoing
+from streaming.outbox import Outbox, Outgoing, close_producer, require_topic
 
 pytestmark = pytest.mark.unit
 SPACE = EmbeddingSpace("moon", 1, 3)
@@ -177,3 +179,24 @@ def test_the_change_stream_sends_again_only_the_newest_of_an_item():
     stream.wait()
     versions = [unpack_change(SPACE, b"moon_v1/a", value).order(0).source_version for value in values(producer)]
     assert versions == [1, 2, 2]
+
+
+def asked(error):
+    def partitions_for(topic):
+        raise error
+
+    return SimpleNamespace(partitions_for=partitions_for)
+
+
+def test_a_topic_that_is_not_there_is_named():
+    with pytest.raises(Misconfigured, match=r"^topic moon: expected it to exist.*streaming\.topics"):
+        require_topic(asked(KafkaTimeoutError()), "moon")
+    with pytest.raises(Misconfigured, match="access rules"):
+        require_topic(asked(TopicAuthorizationFailedError()), "moon")
+
+
+def test_a_producer_that_does_not_get_rid_of_its_records_is_left():
+    def close(seconds):
+        raise KafkaTimeoutError
+
+    close_producer(SimpleNamespace(close=close), 0.1)
