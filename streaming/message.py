@@ -55,6 +55,16 @@ class Message(NamedTuple):
         """``topic[partition]@offset``, as logs and dead letters name it."""
         return f"{self.topic}[{self.partition}]@{self.offset}"
 
+    def bare(self) -> Message:
+        """The same without key, value and headers."""
+        return self._replace(key=None, value=None, headers=())
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of key, value and headers."""
+        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
+
 
 class Verdict(StrEnum):
     """What became of one message; each message gets one per processing."""

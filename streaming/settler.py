@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -19,7 +19,7 @@ from moontide.stores.kv import Clock
 from moontide.views import ViewKind, ViewSpec
 from streaming.checkpoint import Checkpoint
 from streaming.followers import Follower
-from streaming.message import Effects, Point, Trace, Verdict
+from streaming.message import Effects, Point, Result, Trace, Verdict
 from streaming.metrics import Metrics
 from streaming.patience import GivenUp, Patience
 from streaming.progress import Offsets
@@ -63,6 +63,7 @@ class Settler:
         self._metrics = metrics
         self._patience = Patience(state, metrics, THREAD)
         self._inbox: deque[Effects | Barrier] = deque()
+        self._held_bytes = 0
         self._wakes = threading.Condition()
         self._ends = False
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
@@ -71,8 +72,16 @@ class Settler:
         """Start the thread."""
         self._thread.start()
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the messages that wait for a checkpoint: those of dead letters; of others nothing is kept."""
+        return self._held_bytes
+
     def add(self, effects: Effects) -> None:
         """Hand over effects; they are written online already."""
+        # What waits for a checkpoint may be tens of thousands of events, each with an image in it.
+        effects.results = [r if r.verdict is Verdict.DEAD else replace(r, message=r.message.bare()) for r in effects.results]
+        self._hold(_payload(effects.results))
         self._put(effects)
 
     def checkpoint(self, offsets: Offsets) -> Barrier:
@@ -87,6 +96,10 @@ class Settler:
             self._ends = True
             self._wakes.notify()
         self._thread.join(timeout)
+
+    def _hold(self, size: int) -> None:
+        with self._wakes:
+            self._held_bytes += size
 
     def _put(self, entry: Effects | Barrier) -> None:
         with self._wakes:
@@ -170,6 +183,7 @@ class Settler:
         with self._metrics.timed("audit"):
             run("audit", lambda: checkpoint.write_audit(trace))
         self._metrics.settled(results)
+        self._hold(-_payload(results))
 
     def _sweep(self) -> None:
         with self._metrics.timed("sweep"):
@@ -188,6 +202,10 @@ def _items(effects: Sequence[Effects]) -> dict[str, dict[str, None]]:
             if view.kind is ViewKind.EMBEDDING and view.space is not None:
                 found.setdefault(view.space.id, {}).update(dict.fromkeys(ids))
     return found
+
+
+def _payload(results: Sequence[Result]) -> int:
+    return sum(r.message.payload_bytes for r in results)
 
 
 def _is_user(view: ViewSpec) -> bool:

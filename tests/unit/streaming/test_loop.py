@@ -29,6 +29,8 @@ class Consumer:
 class StuckSettler:
     """Makes nothing durable."""
 
+    held_bytes = 0
+
     def __init__(self):
         self.asked = 0
 
@@ -116,3 +118,13 @@ def test_a_producer_whose_broker_is_down_is_left_after_a_while():
 
     _close_producer(Producer())
     assert given and given[0] <= 5
+
+
+def test_much_poison_that_cannot_be_sent_is_a_reason_to_read_no_more_and_to_make_a_checkpoint():
+    loop, crew, _, _ = leaving(StuckSettler())
+    loop._checkpoint_if_due()
+    assert not loop._full() and crew.settler.asked == 0
+    crew.settler.held_bytes = 1 << 30
+    for _ in range(10):
+        loop._checkpoint_if_due()
+    assert loop._full() and crew.settler.asked == 1

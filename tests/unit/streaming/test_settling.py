@@ -1,6 +1,7 @@
 """A checkpoint is done only when everything before it is durable; verdicts are corrected by the store."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,22 @@ def test_a_duplicate_of_what_is_durable_costs_no_second_row_and_a_changed_record
     folder = rig.offline.tree.base
     assert len(list(Path(folder).rglob("part-stream-t*"))) == 2
     assert len(rig.lines()) == 3
+
+
+def test_what_waits_for_a_checkpoint_keeps_the_payload_of_dead_letters_alone(rig):
+    rig.letters.fails = 1_000_000
+    image = b"i" * 1_000
+    alive, dead = result(0, "a", Verdict.STALE), result(1, None, Verdict.DEAD)
+    effects = Effects(results=[replace(r, message=r.message._replace(value=image)) for r in (alive, dead)])
+    rig.settler.add(effects)
+    barrier = rig.settler.checkpoint({P: Position(2, 1)})
+    assert not barrier.done.wait(0.3)
+    assert rig.settler.held_bytes == len(image)
+    assert [r.message.value for r in effects.results] == [None, image]
+    rig.letters.fails = 0
+    assert barrier.done.wait(20)
+    assert rig.settler.held_bytes == 0
+    assert [line["offset"] for line in rig.lines()] == [0, 1]
 
 
 def test_several_versions_all_go_offline_and_the_last_online(rig, online):
