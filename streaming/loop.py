@@ -25,6 +25,7 @@ _POLL_MS: Final = 100
 _ROOM_SECONDS: Final = 0.2
 _PAUSE_SECONDS: Final = 0.5
 _WAIT_SECONDS: Final = 0.05
+_TOPICS: Final = "topics"
 #: The share of max.poll.interval that giving partitions up may take.
 _REVOKE_SHARE: Final = 0.2
 #: What comes after it, up to the end of the process, is bounded too and takes at most as long again.
@@ -60,6 +61,7 @@ class Loop:
         self._events = 0
         #: Records of partitions that were assigned while all others were paused.
         self._held: Batch | None = None
+        self._leave_by: float | None = None
 
     def run(self) -> None:
         """Consume; returns after a clean stop.
@@ -77,18 +79,25 @@ class Loop:
                     raise state.failed
                 self._turn()
             self._finish()
+            if state.failed is not None:
+                raise state.failed
         finally:
             state.giving_up.set()
             self._close()
 
     def _learn_topics(self) -> None:
         """Have the client know the topics before it joins: a group leader that does not know them assigns nothing to anybody."""
-        for topic in self._topics:
-            try:
-                if not self._consumer.partitions_for_topic(topic):
-                    self._crew.state.waiting["kafka"] = f"topic {topic}: expected it to exist, got none; make it"
-            except KafkaError as error:
-                self._positions.failed("asking for topics", error)
+        try:
+            missing = [topic for topic in self._topics if not self._consumer.partitions_for_topic(topic)]
+        except KafkaError as error:
+            self._positions.failed("asking for topics", error)
+            return
+        waiting = self._crew.state.waiting
+        waiting.pop(_TOPICS, None)
+        if missing:
+            named = ", ".join(missing)
+            waiting[_TOPICS] = f"expected {named} to exist, got no such topic; make it with python -m streaming.topics"
+            _log.warning("%s", waiting[_TOPICS])
 
     def _turn(self) -> None:
         state = self._crew.state
@@ -107,7 +116,7 @@ class Loop:
                 self._held = None
         self._checkpoint_if_due()
         self._commit_if_durable()
-        if self._positions.measure() and not state.assigned:
+        if self._positions.measure() and (_TOPICS in state.waiting or not state.assigned):
             self._learn_topics()
 
     def _full(self) -> bool:
@@ -186,9 +195,18 @@ class Loop:
     def _awaited(self, event: threading.Event, until: float) -> bool:
         """Whether `event` is set by `until`; a long wait is not taken for a thread that is stuck."""
         state = self._crew.state
-        while not event.wait(_WAIT_SECONDS) and state.monotonic() < until and state.failed is None:
+        while not event.wait(_WAIT_SECONDS) and state.monotonic() < self._limited(until) and state.failed is None:
             state.beat(THREAD)
         return event.is_set()
+
+    def _limited(self, until: float) -> float:
+        """`until`, or earlier where the process is told to stop: all that is left to be done then has one limit."""
+        state = self._crew.state
+        if not state.stopping.is_set():
+            return until
+        if self._leave_by is None:
+            self._leave_by = state.monotonic() + _LEAVE_SECONDS
+        return min(until, self._leave_by)
 
     def _on_assigned(self, partitions: Partitions) -> None:
         self._crew.metrics.rebalance("assigned")

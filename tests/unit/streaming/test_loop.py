@@ -128,3 +128,33 @@ def test_much_poison_that_cannot_be_sent_is_a_reason_to_read_no_more_and_to_make
     for _ in range(10):
         loop._checkpoint_if_due()
     assert loop._full() and crew.settler.asked == 1
+
+
+def test_partitions_that_are_being_given_up_have_no_longer_than_the_whole_once_told_to_stop():
+    loop, crew, consumer, time = leaving(StuckSettler())
+    consumer.assignment = set
+    crew.state.stopping.set()
+    loop._on_revoked(MINE)
+    loop._finish()
+    assert time.now < 30 and crew.settler.asked == 2
+
+
+def test_a_thread_that_fails_while_leaving_is_not_passed_over():
+    loop, crew, consumer, _ = leaving(StuckSettler())
+    consumer.partitions_for_topic = consumer.subscribe = consumer.close = lambda *_, **__: set()
+    consumer.assignment = set
+    crew.state.stopping.set()
+    crew.state.failed = RuntimeError("a thread")
+    with pytest.raises(RuntimeError, match="a thread"):
+        loop.run()
+
+
+def test_topics_that_are_missing_are_named_until_they_are_there():
+    loop, crew, consumer, _ = leaving(StuckSettler())
+    loop._topics = ["a", "b", "c"]
+    consumer.partitions_for_topic = lambda topic: {0} if topic == "b" else None
+    loop._learn_topics()
+    assert crew.state.unready()[0].startswith("topics: expected a, c to exist")
+    consumer.partitions_for_topic = lambda topic: {0}
+    loop._learn_topics()
+    assert not [problem for problem in crew.state.unready() if "topics" in problem]
