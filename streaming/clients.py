@@ -19,6 +19,7 @@ from moontide import names
 from moontide.errors import Misconfigured
 from moontide.settings import Settings
 from streaming.client_errors import opened
+from streaming.client_join import JoiningConsumer
 from streaming.client_net import NoticingClient
 from streaming.tls_probe import tls_problem
 
@@ -143,7 +144,7 @@ def consumer(
         "fetch_max_bytes": max(_FETCH_BYTES, message_bytes(settings)),
         **changed,
     }
-    made: KafkaConsumer = _opened(KafkaConsumer, config)
+    made: KafkaConsumer = _opened(JoiningConsumer, config)
     chosen = EVENT_TOPICS if topics is None else tuple(topics)
     if chosen:
         made.subscribe(chosen, listener=listener)

@@ -92,8 +92,12 @@ def made(monkeypatch):
 
         return Fake
 
-    for real in (KafkaConsumer, KafkaProducer, KafkaAdminClient):
-        monkeypatch.setattr(clients, real.__name__, fake(real))
+    for name, real in (
+        ("JoiningConsumer", KafkaConsumer),
+        ("KafkaProducer", KafkaProducer),
+        ("KafkaAdminClient", KafkaAdminClient),
+    ):
+        monkeypatch.setattr(clients, name, fake(real))
     return seen
 
 
