@@ -16,7 +16,7 @@ from streaming.crew import Crew
 from streaming.message import Message, Point, Trace
 from streaming.positions import COMMIT_SECONDS, Positions
 from streaming.progress import Offsets, Partition
-from streaming.rebalance import Partitions, RebalanceListener, keep_joining
+from streaming.rebalance import Partitions, RebalanceListener
 from streaming.settler import Barrier
 from streaming.worker import Batch
 
@@ -26,6 +26,7 @@ _ROOM_SECONDS: Final = 0.2
 _PAUSE_SECONDS: Final = 0.5
 _WAIT_SECONDS: Final = 0.05
 _TOPICS: Final = "topics"
+_TOPICS_SECONDS: Final = 5.0
 #: The share of max.poll.interval that giving partitions up may take.
 _REVOKE_SHARE: Final = 0.2
 #: What comes after it, up to the end of the process, is bounded too and takes at most as long again.
@@ -62,6 +63,7 @@ class Loop:
         #: Records of partitions that were assigned while all others were paused.
         self._held: Batch | None = None
         self._leave_by: float | None = None
+        self._learned = 0.0
 
     def run(self) -> None:
         """Consume; returns after a clean stop.
@@ -87,17 +89,18 @@ class Loop:
 
     def _learn_topics(self) -> None:
         """Have the client know the topics before it joins: a group leader that does not know them assigns nothing to anybody."""
+        self._learned = self._crew.state.monotonic()
         try:
             missing = [topic for topic in self._topics if not self._consumer.partitions_for_topic(topic)]
         except KafkaError as error:
             self._positions.failed("asking for topics", error)
             return
-        waiting = self._crew.state.waiting
-        waiting.pop(_TOPICS, None)
+        waiting, before = self._crew.state.waiting, self._crew.state.waiting.pop(_TOPICS, None)
         if missing:
-            named = ", ".join(missing)
-            waiting[_TOPICS] = f"expected {named} to exist, got no such topic; make it with python -m streaming.topics"
-            _log.warning("%s", waiting[_TOPICS])
+            why = f"expected {', '.join(missing)} to exist, got no such topic; make it with python -m streaming.topics"
+            waiting[_TOPICS] = why
+            if why != before:
+                _log.warning("%s", why)
 
     def _turn(self) -> None:
         state = self._crew.state
@@ -116,7 +119,8 @@ class Loop:
                 self._held = None
         self._checkpoint_if_due()
         self._commit_if_durable()
-        if self._positions.measure() and (_TOPICS in state.waiting or not state.assigned):
+        self._positions.measure()
+        if state.monotonic() - self._learned >= _TOPICS_SECONDS:
             self._learn_topics()
 
     def _full(self) -> bool:
@@ -134,7 +138,6 @@ class Loop:
             self._consumer.pause(*(mine - now_paused))
         if not paused and now_paused:
             self._consumer.resume(*now_paused)
-        keep_joining(self._consumer)
         try:
             polled = self._consumer.poll(timeout_ms=_POLL_MS, max_records=self._settings.stream_poll_records)
         except KafkaError as error:

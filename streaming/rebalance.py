@@ -60,17 +60,5 @@ class RebalanceListener(AsyncConsumerRebalanceListener):
         self._lost(_ours(lost))
 
 
-def keep_joining(consumer: KafkaConsumer) -> None:
-    """Have a join that has begun come to its end; to be called before each poll.
-
-    kafka-python 3.0.12 asks whether a rejoin is needed before it waits for the one in work. Where new metadata was the reason,
-    the group's leader has taken it up by then, the answer is no, and the assignment that arrives is never taken: the consumer has
-    partitions and reads nothing.
-    """
-    coordinator = consumer._coordinator
-    if coordinator.rejoining and not coordinator.need_rejoin():
-        coordinator.request_rejoin()
-
-
 def _ours(partitions: Collection[Any]) -> list[Partition]:
     return [Partition(p.topic, p.partition) for p in partitions]
