@@ -3,7 +3,6 @@
 import time
 
 import pytest
-from kafka import KafkaProducer
 
 from moontide.settings import Settings
 from streaming import clients
@@ -16,31 +15,37 @@ def slow_sync(consumer, seconds):
     manager = consumer._coordinator._manager
     send = manager.send
 
-    async def later(request, kwargs):
+    async def later(request, args, kwargs):
         await consumer._net.sleep(seconds)
-        return await send(request, **kwargs)
+        return await send(request, *args, **kwargs)
 
-    def slow(request, **kwargs):
-        return later(request, kwargs) if type(request).__name__.startswith("SyncGroup") else send(request, **kwargs)
+    def slow(request, *args, **kwargs):
+        return later(request, args, kwargs) if type(request).__name__.startswith("SyncGroup") else send(request, *args, **kwargs)
 
     manager.send = slow
 
 
-def test_short_polls_do_not_lose_a_join_that_new_metadata_asked_for(kafka_broker):
+def poll_until(consumer, condition):
+    deadline = time.monotonic() + 25
+    while not condition() and time.monotonic() < deadline:
+        consumer.poll(timeout_ms=100)
+    return condition()
+
+
+def test_short_polls_do_not_lose_a_join_that_new_partitions_asked_for(kafka_broker):
     kafka_broker.create_topic("short-polls", partitions=3)
     settings = Settings(kafka_servers=kafka_broker.bootstrap, stream_group="short-polls", stream_session_ms=6_000)
     consumer = clients.consumer(settings, topics=())
     try:
-        slow_sync(consumer, 0.5)
         # As the loop does: a leader that does not know the topic assigns nothing.
         assert consumer.partitions_for_topic("short-polls") == {0, 1, 2}
         consumer.subscribe(["short-polls"])
-        producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap)
-        producer.send("short-polls", b"here").get(10)
-        producer.close()
-        found, deadline = [], time.monotonic() + 30
-        while not found and time.monotonic() < deadline:
-            found = [record.value for records in consumer.poll(timeout_ms=100).values() for record in records]
-        assert found == [b"here"]
+        assert poll_until(consumer, lambda: len(consumer.assignment()) == 3)
+        poll_until(consumer, lambda: not consumer._coordinator.rejoining)
+        slow_sync(consumer, 0.5)
+        admin = kafka_broker.admin()
+        admin.create_partitions({"short-polls": 5})
+        admin.close()
+        assert poll_until(consumer, lambda: consumer._cluster.request_update() and len(consumer.assignment()) == 5)
     finally:
         consumer.close(autocommit=False)
