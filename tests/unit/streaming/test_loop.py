@@ -155,6 +155,9 @@ def test_topics_that_are_missing_are_named_until_they_are_there():
     consumer.partitions_for_topic = lambda topic: {0} if topic == "b" else None
     loop._learn_topics()
     assert crew.state.unready()[0].startswith("topics: expected a, c to exist")
+    consumer.partitions_for_topic = lambda topic: {0} if topic != "c" else None
+    loop._learn_topics()
+    assert crew.state.unready()[0].startswith("topics: expected c to exist")
     consumer.partitions_for_topic = lambda topic: {0}
     loop._learn_topics()
     assert not [problem for problem in crew.state.unready() if "topics" in problem]
