@@ -303,12 +303,18 @@ class Rig:
         done = self.committed()
         return sum(end - done.get(place, self.starts.get(place, 0)) for place, end in self.ends().items())
 
-    def quiesce(self, timeout=90, *, recovery=False):
-        """Wait until all that is in the log is committed; the time counts as a recovery where it follows a fault."""
+    def quiesce(self, timeout=90, *, recovery=False, restart=False):
+        """Wait until all that is in the log is committed; the time counts as a recovery where it follows a fault.
+
+        With `restart`, a consumer that ended by itself is started again, as a supervisor would.
+        """
         since = time.monotonic()
         while left := self.lag():
             if time.monotonic() - since > timeout:
                 raise Broken(f"{left:,} records are not committed after {timeout} s; {self._logs(threads=True)}")
+            if restart and not any(c.running for c in self.consumers):
+                self.figures.interruptions += 1
+                self.start()
             if not any(c.running for c in self.consumers):
                 raise Broken(f"no consumer runs and {left:,} records are not committed; {self._logs()}")
             time.sleep(0.15)

@@ -1,8 +1,10 @@
 """Runs the fault scenarios and writes the report: ``python tests/faults/stream/run.py --seeds 3 --out docs/fault-report.md``."""
 
 import argparse
+import json
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -10,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.faults.stream import report  # noqa: E402
 from tests.faults.stream.catalogue import SCENARIOS  # noqa: E402
-from tests.faults.stream.harness import DIM  # noqa: E402
+from tests.faults.stream.harness import DIM, Figures  # noqa: E402
 from tests.faults.stream.scenarios import Brokers  # noqa: E402
 from tests.kafka_broker import LIBS  # noqa: E402
 
@@ -18,6 +20,8 @@ from tests.kafka_broker import LIBS  # noqa: E402
 def main(argv=None):
     args = _parser().parse_args(argv)
     chosen = [SCENARIOS[name] for name in args.only] if args.only else list(SCENARIOS.values())
+    if args.merge and not args.only:
+        chosen = []
     folder = Path(tempfile.mkdtemp(prefix="moontide-faults-"))
     brokers, done = Brokers(folder), []
     try:
@@ -25,11 +29,16 @@ def main(argv=None):
             for seed in range(args.first_seed, args.first_seed + args.seeds):
                 figures = brokers.run(scenario, seed, args.size)
                 done.append(figures)
+                if args.results:
+                    with Path(args.results).open("a") as file:
+                        file.write(json.dumps(asdict(figures)) + "\n")
                 print(report.line(figures), flush=True)
                 if figures.findings:
                     print(figures.explained, flush=True)
     finally:
         brokers.close()
+    for name in args.merge:
+        done += [Figures(**json.loads(text)) for text in Path(name).read_text().splitlines()]
     if args.out:
         Path(args.out).write_text(report.document(done, SCENARIOS, broker_version(), DIM))
     print(f"folder of failed runs: {folder}")
@@ -48,6 +57,14 @@ def _parser():
     parser.add_argument("--size", type=float, default=1.0, help="factor of the number of events (default 1)")
     parser.add_argument(
         "--only", action="append", choices=sorted(SCENARIOS), metavar="NAME", help="only this scenario; may be repeated"
+    )
+    parser.add_argument("--results", metavar="FILE", help="file that each run's figures are appended to (JSON lines)")
+    parser.add_argument(
+        "--merge",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="report these results; runs nothing without --only; may be repeated",
     )
     parser.add_argument("--out", help="file for the report (Markdown)")
     return parser
