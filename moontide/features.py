@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from moontide import schemas
 from moontide.embeddings import Embeddings
-from moontide.order import WriteOrder
 from moontide.records import embeddings_of
 from moontide.sequences import BehaviourSequence
 from moontide.simtier import SimTierSpec, TierCounts, tier_counts
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore
+from moontide.stores.indexer import order_keys
 from moontide.views import embedding_view, user_sequence
 
 
@@ -76,7 +76,7 @@ def compute_tiers(
     sequences = store.read_sequences(user_sequence(spec.sequence), users)
     histories = [s.item_ids[-spec.length :] for s in sequences]
     needed = sorted({i for h in histories for i in h} | {i for items in candidates.values() for i in items})
-    vectors, orders = read_with_orders(store, space, needed)
+    vectors, versions = _read_with_versions(store, space, needed)
     now_us = clock()
     row = {item: n for n, item in enumerate(needed)}
     parts = []
@@ -84,25 +84,27 @@ def compute_tiers(
         history = vectors.take(np.array([row[i] for i in seen], np.int64))
         mine = vectors.take(np.array([row[i] for i in candidates[user]], np.int64))
         counted = tier_counts(mine, history, spec)
-        digest = history_digest(seen, [orders[row[i]] for i in seen])
+        digest = history_digest(seen, [versions.get(i) for i in seen])
         parts.append(_simtier_rows(user, list(candidates[user]), counted, sequence, digest, now_us))
     return pa.concat_tables(parts) if parts else schemas.USER_ITEM_SIMTIER.empty_table()
 
 
-def history_digest(item_ids: Sequence[str], orders: Sequence[WriteOrder | None]) -> str:
-    """32 hex digits over the history's (item, record version) pairs in order: it changes when any vector of it does."""
+def history_digest(item_ids: Sequence[str], versions: Sequence[bytes | None]) -> str:
+    """32 hex digits over the history's (item, order key of its record) pairs in order: it changes when any vector of it does."""
     state = hashlib.blake2b(digest_size=16)
-    for item, order in zip(item_ids, orders, strict=True):
-        state.update(item.encode() + b"\0" + (b"-" if order is None else order.pack()))
+    for item, version in zip(item_ids, versions, strict=True):
+        state.update(item.encode() + b"\0" + (b"-" if version is None else version))
     return state.hexdigest()
 
 
-def read_with_orders(store: OnlineStore, space: EmbeddingSpace, ids: Sequence[str]) -> tuple[Embeddings, list[WriteOrder | None]]:
-    """Vectors together with the version of the very record each came from; ids must be distinct."""
-    records = store.read_records(embedding_view(space), list(ids))
-    found = {item: n for n, item in enumerate(records.column("item_id").to_pylist())}
+def _read_with_versions(store: OnlineStore, space: EmbeddingSpace, ids: Sequence[str]) -> tuple[Embeddings, dict[str, bytes]]:
+    """Vectors together with the order key of the very record each came from; ids must be distinct."""
+    view = embedding_view(space)
+    records = store.read_records(view, list(ids))
+    there = records.column("item_id").to_pylist()
+    found = {item: n for n, item in enumerate(there)}
     at = np.array([found.get(i, -1) for i in ids], np.int64)
-    return _vectors_at(space, records, at, ids), _orders_at(records, at)
+    return _vectors_at(space, records, at, ids), dict(zip(there, order_keys(view, records), strict=True))
 
 
 def _vectors_at(space: EmbeddingSpace, records: pa.Table, at: NDArray[np.int64], ids: Sequence[str]) -> Embeddings:
@@ -114,14 +116,6 @@ def _vectors_at(space: EmbeddingSpace, records: pa.Table, at: NDArray[np.int64],
     codes, scale = taken.codes.copy(), taken.scale.copy()
     codes[gone], scale[gone] = 0, 0
     return Embeddings.from_codes(space, codes, scale, ids=ids)
-
-
-def _orders_at(records: pa.Table, at: NDArray[np.int64]) -> list[WriteOrder | None]:
-    versions = records.column("source_version").to_pylist()
-    events = records.column("event_timestamp").cast(pa.int64()).to_pylist()
-    encoded = records.column("encoded_at").cast(pa.int64()).to_pylist()
-    hashes = records.column("content_hash").to_pylist()
-    return [None if n < 0 else WriteOrder(versions[n], events[n], encoded[n], bytes.fromhex(hashes[n])) for n in at.tolist()]
 
 
 def _simtier_rows(

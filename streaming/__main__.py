@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Before numpy: its threads would fight with the worker, the settler and the encoder for the cores, over products of microseconds.
+os.putenv("OPENBLAS_NUM_THREADS", "1")
+
 import argparse
 import logging
 import sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import threading
@@ -46,6 +47,9 @@ from streaming.worker import Handling, Worker
 
 TOPICS: Final = (names.TOPIC_ITEM_EVENTS, names.TOPIC_BEHAVIOUR_EVENTS)
 _JOIN_SECONDS: Final = 2.0
+#: Longer than brokers are down. A record that is given up is not known to have failed, and might arrive behind a newer one of its
+#: key, which compaction would then remove.
+_DELIVERY_MS: Final = 86_400_000
 Closed = TypeVar("Closed", bound="SupportsClose")
 _log = logging.getLogger(__name__)
 
@@ -90,6 +94,9 @@ class App:
             self._serve_health(stack)
             loop = self._build(stack)
             if loop is not None:
+                # What lives for the whole run need not be looked through again with every collection.
+                gc.collect()
+                gc.freeze()
                 loop.run()
         return 0
 
@@ -103,7 +110,9 @@ class App:
         online = self._opened("online", stack, partial(parts.online, settings))
         index = self._opened("index", stack, partial(parts.index, settings))
         encoders = [self._encoder(stack, space) for space in self._spaces()]
-        producer = self._opened("kafka", stack, partial(clients.producer, settings), _close_producer)
+        producer = self._opened(
+            "kafka", stack, partial(clients.producer, settings, delivery_timeout_ms=_DELIVERY_MS), _close_producer
+        )
         if state.stopping.is_set():
             return None
         settler = Settler(self._settling(stack, online, index, producer, encoders), state, metrics)
