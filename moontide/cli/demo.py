@@ -15,18 +15,24 @@ from pathlib import Path
 from typing import Final
 
 from moontide.cli.console import complain, say
+from moontide.cli.nearline import EVENTS, Nearline, keep
 from moontide.errors import Misconfigured, Transient
 from moontide.live import load_spaces
 
 #: The feature service the demo reads.
 SERVICE: Final = "ctr_v1"
+#: What the events did, for the report.
+APPLIED: Final = "applied.json"
 _MARKER: Final = ".moontide-demo"
+_SHOWCASE: Final = (sys.executable, "-m", "moontide.cli.showcase")
 _ARTIFACT: Final = re.compile(r'^artifact = "[^"]*"$', re.MULTILINE)
 _NEEDED: Final = (
     "examples/data/catalog.parquet",
     "feature_repo/feature_store.yaml",
     "feature_repo/spaces.toml",
     "artifacts/moon_v1",
+    EVENTS,
+    "scripts/kafka.sh",
 )
 
 
@@ -43,6 +49,44 @@ class Step:
         return self.command[2] if self.command[1] == "-m" else Path(self.command[0]).name
 
 
+class Runner:
+    """Runs steps with their output, numbered.
+
+    Args:
+        checkout: the repository; commands run there.
+        out: folder of the demo; gets the seconds of each step.
+        environment: arguments of ``env``.
+    """
+
+    def __init__(self, checkout: Path, out: Path, environment: list[str]) -> None:
+        self.checkout = checkout
+        self.out = out
+        self.environment = environment
+        self.number = 0
+        self._seconds: dict[str, float] = {}
+
+    def announce(self, step: Step, *, behind: str = "") -> None:
+        """Say what is done; `behind` follows the command."""
+        self.number += 1
+        say(f"\n[{self.number}] {step.title}")
+        say("    $ " + shown(step.command, self.checkout) + behind)
+
+    def run(self, step: Step) -> None:
+        """Run one step.
+
+        Raises:
+            Transient: it failed; it has said why.
+        """
+        self.announce(step)
+        start = time.monotonic()
+        done = subprocess.run([*self.environment, *step.command], cwd=self.checkout, check=False)
+        if done.returncode:
+            raise Transient(f"demo: step {self.number} ({step.title}) ended with {done.returncode}; its message is above")
+        took = self._seconds[step.name] = time.monotonic() - start
+        complain(f"    {took:.1f} s")
+        (self.out / "steps.json").write_text(json.dumps(self._seconds, indent=2) + "\n", encoding="utf-8")
+
+
 def demo(checkout: Path, out: Path) -> int:
     """Run the demo of the repository at `checkout` into `out`, made anew; returns 0.
 
@@ -55,10 +99,11 @@ def demo(checkout: Path, out: Path) -> int:
         raise Misconfigured(f"demo: expected a checkout of the repository at {checkout}, got none of {missing}; run it there")
     home = prepare(out)
     write_spaces(checkout, home)
-    start, seconds = time.monotonic(), {}
-    for number, step in enumerate(steps(checkout, out, home), 1):
-        seconds[step.name] = run(step, number, home, checkout)
-        (out / "steps.json").write_text(json.dumps(seconds, indent=2) + "\n", encoding="utf-8")
+    start, runner = time.monotonic(), Runner(checkout, out, environment(home))
+    for step in steps(checkout, out, home):
+        runner.run(step)
+    send_events(runner)
+    runner.run(Step("read again, compare, report", (*_SHOWCASE, "report", str(checkout / "examples" / "data"), str(out))))
     say(f"\ndemo done in {time.monotonic() - start:.0f} s; open {out / 'report.html'}")
     say(f"look around with: export MOONTIDE_HOME={shlex.quote(str(home))}; moontide doctor")
     return 0
@@ -113,7 +158,7 @@ def steps(checkout: Path, out: Path, home: Path) -> list[Step]:
             "merge purchases into the users' sequences",
             (python, "-m", "jobs.user_sequences", "--home", str(home), "--behaviours", str(data / "behaviours.parquet")),
         ),
-        Step("choose a few users and candidates", (python, "-m", "moontide.cli.showcase", "pairs", str(data), str(pairs))),
+        Step("choose a few users and candidates", (*_SHOWCASE, "pairs", str(data), str(pairs))),
         Step(
             "compute their tiers ahead",
             (
@@ -128,8 +173,25 @@ def steps(checkout: Path, out: Path, home: Path) -> list[Step]:
                 service.simtier.spec_id,
             ),
         ),
-        Step("read, compare, measure, report", (python, "-m", "moontide.cli.showcase", "report", str(data), str(out))),
+        Step("read, compare, measure", (*_SHOWCASE, "check", str(data), str(out))),
     ]
+
+
+def send_events(runner: Runner) -> None:
+    """A broker, the consumer and a file of events; broker and consumer are stopped when it returns or fails.
+
+    Raises:
+        Transient: one of them did not start, or not every event was settled in time.
+    """
+    nearline = Nearline.made(runner.checkout, runner.out, runner.environment)
+    runner.environment = list(nearline.environment)
+    with nearline.broker():
+        runner.run(Step("start a Kafka broker on loopback", nearline.broker_command))
+        runner.run(Step("make the topics", nearline.topics_command))
+        runner.announce(Step("start the consumer", nearline.consumer_command), behind=" &")
+        with nearline.consumer():
+            runner.run(Step("send updates, a new item, deletes, a broken record, purchases", nearline.produce_command))
+            keep(nearline.wait_applied(), nearline.dead_letters(), runner.out / APPLIED)
 
 
 def environment(home: Path) -> list[str]:
@@ -146,20 +208,9 @@ def environment(home: Path) -> list[str]:
     return ["env", "-u", "SPARK_HOME", *(f"{name}={value}" for name, value in values.items())]
 
 
-def run(step: Step, number: int, home: Path, checkout: Path) -> float:
-    """Run one step with its output; a failed one ends the demo. Returns its seconds."""
-    say(f"\n[{number}] {step.title}")
-    say("    $ " + shown(step.command, checkout))
-    start = time.monotonic()
-    done = subprocess.run([*environment(home), *step.command], cwd=checkout, check=False)
-    if done.returncode:
-        raise Transient(f"demo: step {number} ({step.title}) ended with {done.returncode}; its message is above")
-    took = time.monotonic() - start
-    complain(f"    {took:.1f} s")
-    return took
-
-
 def shown(command: Sequence[str], checkout: Path) -> str:
     """A command as one would type it in the checkout."""
-    words = [Path(command[0]).name, *(word.removeprefix(f"{checkout}/") for word in command[1:])]
+    program = Path(command[0])
+    first = program.name if program.parent.name == "bin" else command[0].removeprefix(f"{checkout}/")
+    words = [first, *(word.removeprefix(f"{checkout}/") for word in command[1:])]
     return shlex.join(words)

@@ -51,6 +51,23 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Events:
+    """What a file of events changed.
+
+    Attributes:
+        neighbours: (what, neighbours) of the items that changed.
+        tiers: (what, counts) of one user against one item, before and after.
+        about: whose tiers these are.
+        facts: (what happened, what it did).
+    """
+
+    neighbours: Sequence[tuple[str, Neighbours]]
+    tiers: Sequence[tuple[str, Sequence[int]]]
+    about: str
+    facts: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What the page shows; every text is plain, and escaped here.
 
@@ -62,6 +79,7 @@ class Report:
         candidates: with their tiers.
         identity: (name, value) of the space.
         checks: (what was checked, outcome).
+        events: what events from Kafka changed afterwards.
     """
 
     headline: Sequence[tuple[str, str]]
@@ -72,6 +90,7 @@ class Report:
     candidates: Sequence[Candidate] = ()
     identity: Sequence[tuple[str, str]] = ()
     checks: Sequence[tuple[str, str]] = field(default=())
+    events: Events | None = None
 
 
 def render(report: Report) -> str:
@@ -81,6 +100,7 @@ def render(report: Report) -> str:
         _section("What was done", _run(report)),
         _section("Similar items", _similar(report)),
         _section("A user and five candidates", _user(report)),
+        *([_section("What the events changed", _events(report.events))] if report.events else []),
         _section("The embedding space", _pairs(report.identity)),
         _section("What was checked", _pairs(report.checks)),
     ]
@@ -139,10 +159,13 @@ def _similar(report: Report) -> str:
     parts = [f"<p>{_text(_SIMILAR)}</p>"]
     for title, groups in report.similar:
         parts.append(f"<h3>{_text(title)}</h3>")
-        for group in groups:
-            hits = "".join(_card(card, f"{score:.2f}") for card, score in group.hits)
-            parts.append(f'<div class="strip"><div class="query">{_card(group.query)}</div>{hits}</div>')
+        parts += map(_strip, groups)
     return "\n".join(parts)
+
+
+def _strip(group: Neighbours) -> str:
+    hits = "".join(_card(card, f"{score:.2f}") for card, score in group.hits)
+    return f'<div class="strip"><div class="query">{_card(group.query)}</div>{hits}</div>'
 
 
 def _card(card: Card, score: str = "") -> str:
@@ -176,6 +199,16 @@ def _candidate(candidate: Candidate) -> str:
     words = f"<div><b>{_text(card.title)}</b><small>{_text(card.item_id)}</small><p>{_text(candidate.why)}</p></div>"
     about = f'<div class="about">{_face(card)}{words}</div>' if card.image else words
     return f'<div class="candidate">{about}<div>{tier_plot(candidate.counts)}<small>{counted}</small></div></div>'
+
+
+def _events(events: Events) -> str:
+    strips = "\n".join(f"<h3>{_text(title)}</h3>{_strip(group)}" for title, group in events.neighbours)
+    plots = "".join(f"<div><small>{_text(title)}</small>{tier_plot(counts)}</div>" for title, counts in events.tiers)
+    return (
+        "<p>After all of the above a Kafka broker and the consumer were started, and a file of events was sent: changes, a new "
+        "item, deletes, a broken record, purchases. Nothing was computed again but what they touched.</p>"
+        f'{_pairs(events.facts)}{strips}<h3>{_text(events.about)}</h3><div class="pair">{plots}</div>'
+    )
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> str:

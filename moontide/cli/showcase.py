@@ -1,10 +1,11 @@
 """The last part of ``moontide demo``: choose users and candidates, read their features every way there is, measure, report.
 
-Runs as a program of its own, in the environment of the demo: ``python -m moontide.cli.showcase pairs|report DATA OUT``.
+Runs as a program of its own, in the environment of the demo: ``python -m moontide.cli.showcase pairs|check|report DATA OUT``.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -16,19 +17,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moontide.cli.console import complain, one_line, say, table
-from moontide.cli.demo import SERVICE
+from moontide.cli.demo import APPLIED, SERVICE
+from moontide.cli.nearline import EVENTS
 from moontide.errors import MoontideError
 
 USERS: Final = 8
+BEFORE: Final = "before.json"
 _MIN_HISTORY: Final = 60
 _MAX_HISTORY: Final = 200
 
 
 def main(argv: Sequence[str]) -> int:
-    """``pairs DATA FILE`` or ``report DATA OUT``."""
+    """``pairs DATA FILE``, ``check DATA OUT`` or ``report DATA OUT``."""
     what, data, out = argv[0], Path(argv[1]), Path(argv[2])
     try:
-        return write_pairs(data, out) if what == "pairs" else report(data, out)
+        return {"pairs": write_pairs, "check": check, "report": report}[what](data, out)
     except (MoontideError, OSError) as error:
         complain(f"moontide demo: {one_line(str(error))}")
         return 1
@@ -58,34 +61,56 @@ def write_pairs(data: Path, path: Path) -> int:
     return 0
 
 
-def report(data: Path, out: Path) -> int:
-    """Read, compare, measure; print the table and write ``report.html``. 1 where a comparison failed."""
-    from moontide.cli.gather import Catalog, Site, candidates, history, identity, similar
+def check(data: Path, out: Path) -> int:
+    """Read, compare, measure, before any event is sent; keeps it in ``before.json``. 1 where a comparison failed."""
+    from moontide.cli.effects import Subjects, before
+    from moontide.cli.gather import Catalog, Site
     from moontide.cli.measure import compare, figures
-    from moontide.cli.report import Report, render
 
     pairs = chosen(data)
-    user = next(iter(pairs))
     catalog = Catalog.read(data)
     with Site.open(Path("feature_repo"), SERVICE) as site:
         site.index.point_alias(site.service.space)
         checks = compare(site, pairs)
         headline, rows = figures(site, catalog, out)
+        noted = before(site, Subjects.read(Path(EVENTS), catalog))
+    kept = {"checks": [(c.name, c.outcome) for c in checks], "headline": headline, "rows": rows, "events": noted}
+    (out / BEFORE).write_text(json.dumps(kept) + "\n", encoding="utf-8")
+    for each in checks:
+        say(f"{each.name}: {each.outcome}")
+    return 0 if all(each.passed for each in checks) else 1
+
+
+def report(data: Path, out: Path) -> int:
+    """Compare with what was noted before the events; print the table, write ``report.html``. 1 where an effect is missing."""
+    from moontide.cli import effects
+    from moontide.cli.gather import Catalog, Site, candidates, history, identity, similar
+    from moontide.cli.report import Report, render
+
+    noted = json.loads((out / BEFORE).read_text(encoding="utf-8"))
+    figures = json.loads((out / APPLIED).read_text(encoding="utf-8"))
+    user = next(iter(chosen(data)))
+    catalog = Catalog.read(data)
+    with Site.open(Path("feature_repo"), SERVICE) as site:
+        changed = effects.after(site, catalog, effects.Subjects.read(Path(EVENTS), catalog), noted["events"], figures)
+        rows = [*map(tuple, noted["rows"]), *effects.rows(changed)]
+        checks = [*map(tuple, noted["checks"]), *((c.name, c.outcome) for c in changed.checks)]
         page = Report(
-            headline=headline,
+            headline=[*map(tuple, noted["headline"]), *effects.headline(changed)],
             rows=rows,
             similar=similar(site, catalog),
             user_id=user,
             history=history(site, catalog, user),
             candidates=candidates(site, catalog, user),
             identity=identity(site),
-            checks=[(check.name, check.outcome) for check in checks],
+            checks=checks,
+            events=effects.shown(catalog, changed),
         )
     (out / "report.html").write_text(render(page), encoding="utf-8")
     say()
-    for line in table([*rows, *((check.name, check.outcome, "") for check in checks)]):
+    for line in table([*rows, *((name, outcome, "") for name, outcome in checks)]):
         say("  " + line)
-    return 0 if all(check.passed for check in checks) else 1
+    return 0 if all(c.passed for c in changed.checks) else 1
 
 
 if __name__ == "__main__":
