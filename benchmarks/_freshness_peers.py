@@ -1,0 +1,232 @@
+"""The consumer beside its peers: the same events, in turns, after all of them came to the same state."""
+
+import json
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from kafka import KafkaConsumer, TopicPartition
+from kafka.structs import OffsetAndMetadata
+
+from benchmarks._freshness_cells import DRAIN, PARTITIONS, settle, summary
+from benchmarks._freshness_events import CHANGED, Rates, Shoppers, cell
+from benchmarks.peers.common import cosines, feast_repository, make_collection, milvus_rows
+from benchmarks.peers.plain_lmdb import PlainLmdb
+from moontide import names
+from moontide.live import load_spaces
+from moontide.settings import Settings
+from moontide.stores import online_store
+
+ROOT = Path(__file__).parents[1]
+REQUIREMENTS = ROOT / "benchmarks" / "peers" / "requirements.txt"
+VENV = ROOT / "build" / "peers"
+OURS, HAND, QUIX = "moontide", "hand-written loop", "Quix Streams, batching sink"
+#: Encoding the same item in another batch may change a code in a row of a thousand.
+SAME = 0.9999
+#: Events per second that even one write per message carries.
+LOW = 20.0
+
+
+def quix_python():
+    """Python of a virtual environment with Quix Streams beside the packages of this one; None where it cannot be installed."""
+    stamp = VENV / REQUIREMENTS.name
+    if not stamp.exists() or stamp.read_text() != REQUIREMENTS.read_text():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
+        packages = next(VENV.glob("lib/python3*/site-packages"))
+        ours = [p for p in sys.path if p.endswith("site-packages")]
+        (packages / "peers.pth").write_text("\n".join(ours) + "\n")
+        install = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS)]
+        if subprocess.run(install, check=False).returncode:
+            return None
+        stamp.write_text(REQUIREMENTS.read_text())
+    return VENV / "bin" / "python"
+
+
+class Peer:
+    """One peer: its stores filled as ours are, its process, and where a watcher looks."""
+
+    def __init__(self, site, name, python, module, where):
+        self.site, self.name, self.where = site, name, where
+        config = {
+            **where,
+            "bootstrap": site.broker.bootstrap,
+            "group": module,
+            "artifact": str(load_spaces(site.spaces).live("moon_v1").artifact),
+        }
+        path = site.folder / f"{module}.json"
+        path.write_text(json.dumps(config))
+        start_at_end(site, module)
+        self.process = site.spawn(module, [str(python), "-m", f"benchmarks.peers.{module}", str(path)])
+
+
+def start_at_end(site, group):
+    """The group begins behind all that was sent so far."""
+    client = KafkaConsumer(bootstrap_servers=site.broker.bootstrap, group_id=group, enable_auto_commit=False)
+    partitions = [TopicPartition(names.TOPIC_ITEM_EVENTS, p) for p in range(PARTITIONS)]
+    client.assign(partitions)
+    client.commit({p: OffsetAndMetadata(end, "", -1) for p, end in client.end_offsets(partitions).items()})
+    client.close(autocommit=False)
+
+
+def current(site, ids):
+    """(versions, float vectors) of our records."""
+    settings = Settings(home=site.home)
+    space = load_spaces(site.spaces).space("moon_v1")
+    store = online_store(settings)
+    from moontide.views import embedding_view
+
+    heads, vectors = store.heads(embedding_view(space), ids), store.read_embeddings(space, ids)
+    store.close()
+    return heads.source_version, vectors.to_float()
+
+
+def start_peers(site, catalog):
+    """Both peers, filled with what we hold and running."""
+    import pandas as pd
+
+    ids = list(catalog.items)
+    versions, vectors = current(site, ids)
+    feast = feast_repository(site.folder / "feast")
+    stamps = pd.to_datetime([catalog.items[i].event_us for i in ids], unit="us", utc=True)
+    frame = pd.DataFrame({"item_id": ids, "embedding": list(vectors), "source_version": versions, "event_timestamp": stamps})
+    for start in range(0, len(frame), 5_000):
+        feast.write_to_online_store("item_embedding", df=frame.iloc[start : start + 5_000])
+    PlainLmdb(site.folder / "plain").write(ids, versions.tolist(), vectors)
+    for collection in ("hand_written", "quix"):
+        client = make_collection(site.index_uri, collection)
+        for start in range(0, len(ids), 1_000):
+            part = slice(start, start + 1_000)
+            client.upsert(collection, milvus_rows(ids[part], versions[part], vectors[part]))
+        client.flush(collection)
+        # An idle client's pings are too many for milvus-lite's server.
+        client.close()
+    found = []
+    where = {"index": site.index_uri, "collection": "hand_written", "feast": str(site.folder / "feast"), "system": "feast"}
+    found.append(Peer(site, HAND, sys.executable, "hand_written", where))
+    python = quix_python()
+    if python is not None:
+        where = {"index": site.index_uri, "collection": "quix", "lmdb": str(site.folder / "plain"), "system": "lmdb"}
+        found.append(Peer(site, QUIX, python, "quix", where))
+    return found
+
+
+@contextmanager
+def only(site, peers, peer):
+    """One system runs, the others stand still."""
+    processes = {OURS: site.consumer, **{p.name: p.process for p in peers}}
+    for name, process in processes.items():
+        (site.resume if name == peer else site.pause)(process)
+    try:
+        yield
+    finally:
+        site.pause(processes[peer])
+
+
+def systems(peers):
+    return {OURS: {}, **{p.name: p.where for p in peers}}
+
+
+def backlog_round(site, catalog, peers, sends):
+    """The same backlog for each system in turn; events per second of each, and the items it touched."""
+    last, probes = catalog.last_of_partitions(PARTITIONS)
+    for process in (site.consumer, *(p.process for p in peers)):
+        site.pause(process)
+    site.produce([*sends, *last])
+    found = {}
+    for name, where in systems(peers).items():
+        watch = site.watch(probes, catalog, **where)
+        start = time.time()
+        watch.go(start, start + 240)
+        with only(site, peers, name):
+            seen = [seconds for _, _, _, seconds in watch.rows()]
+        if None in seen:
+            raise SystemExit(f"{name} did not handle {len(sends)} events in 240 s; see its log")
+        found[name] = (len(sends) + len(last)) / max(seen)
+    return found, sorted({s.key for s in [*sends, *last]})
+
+
+def check_equal(site, peers, ids):
+    """Ends the run unless every system holds the same versions and vectors, online and in its index."""
+    from feast import FeatureStore
+    from pymilvus import MilvusClient
+
+    versions, vectors = current(site, ids)
+    client = MilvusClient(site.index_uri)
+    for peer in peers:
+        if "feast" in peer.where:
+            store = FeatureStore(repo_path=peer.where["feast"])
+            features = ["item_embedding:embedding", "item_embedding:source_version"]
+            got = store.get_online_features(features=features, entity_rows=[{"item_id": i} for i in ids]).to_dict()
+            theirs, theirs_at = np.array(got["embedding"], np.float32), np.array(got["source_version"])
+        else:
+            plain = PlainLmdb(peer.where["lmdb"])
+            theirs, theirs_at = plain.vectors(ids), np.array(plain.versions(ids))
+        rows = {
+            r["item_id"]: r for r in client.get(peer.where["collection"], ids=ids, output_fields=["item_id", "version", "vector"])
+        }
+        indexed = np.array([rows[i]["vector"] for i in ids], np.float32)
+        same = (theirs_at == versions).all() and ([rows[i]["version"] for i in ids] == versions).all()
+        if not same or cosines(theirs, vectors).min() < SAME or cosines(indexed, vectors).min() < SAME:
+            raise SystemExit(f"{peer.name}: its state is not ours after the same events; nothing is compared")
+    client.close()
+
+
+def freshness_of(site, catalog, shoppers, peers, name, rate, seconds):
+    """Percentiles of one system alone at `rate` item events a second."""
+    where = systems(peers)[name]
+    rates = Rates(items=rate, behaviours=0.0, searched=min(2.0, rate / 10), tiers=0.0)
+    sends, probes = cell(catalog, shoppers, rates, seconds)
+    watch = site.watch(probes, catalog, **where)
+    start = time.time() + 1.0
+    watch.go(start, start + seconds + DRAIN)
+    with only(site, peers, name):
+        site.send(sends, start)()
+        rows = watch.rows()
+    return {kind: summary([r for r in rows if r[0] == kind]) for kind in ("readable", "search")}
+
+
+def drain(site, catalog, peers):
+    """Until every system has handled all that was sent."""
+    last, probes = catalog.last_of_partitions(PARTITIONS)
+    site.produce(last)
+    for name, where in systems(peers).items():
+        watch = site.watch(probes, catalog, **where)
+        start = time.time()
+        watch.go(start, start + 240)
+        with only(site, peers, name):
+            watch.rows()
+
+
+def compare(site, catalog, plan, capacity):
+    """Every cell with the peers; our consumer runs alone again afterwards."""
+    peers = start_peers(site, catalog)
+    shoppers = Shoppers(catalog)
+    results = {"not_run": [] if len(peers) == 2 else [QUIX], "throughput": {}, "freshness": {}}
+    warm, touched = backlog_round(site, catalog, peers, catalog.backlog(32, catalog.change))
+    check_equal(site, peers, touched)
+    for kind, draw in (("every event changes the content", catalog.change), ("70 % unchanged", catalog.mixed)):
+        results["throughput"][kind] = {name: [] for name in warm}
+        for _ in range(plan.peer_rounds):
+            rates, touched = backlog_round(site, catalog, peers, catalog.backlog(plan.peer_events, draw))
+            check_equal(site, peers, touched)
+            for name, rate in rates.items():
+                results["throughput"][kind][name].append(rate)
+    for name in systems(peers):
+        results["freshness"].setdefault(f"{LOW:.0f} item events/s", {})[name] = freshness_of(
+            site, catalog, shoppers, peers, name, LOW, plan.peer_seconds
+        )
+        drain(site, catalog, peers)
+    quick = [p for p in peers if p.name == QUIX]
+    for peer in quick:
+        rate = 0.1 * capacity / CHANGED
+        found = freshness_of(site, catalog, shoppers, peers, peer.name, rate, plan.peer_seconds)
+        results["freshness"][f"{rate:.0f} item events/s (10 % load)"] = {peer.name: found}
+    for peer in peers:
+        site.resume(peer.process)
+        peer.process.kill()
+    site.resume(site.consumer)
+    settle(site)
+    return results
