@@ -21,6 +21,7 @@ from moontide.settings import Settings
 from streaming.client_errors import opened
 from streaming.client_join import JoiningConsumer
 from streaming.client_net import NoticingClient
+from streaming.client_produce import RecoveringProducer
 from streaming.tls_probe import tls_problem
 
 T = TypeVar("T")
@@ -154,7 +155,7 @@ def consumer(
 def producer(settings: Settings, **changed: Any) -> KafkaProducer:
     """A producer whose sends are acknowledged by all replicas, in order and once each. A send fails after 60 s.
 
-    After a send has failed, make a new one: the order of what follows is no longer known.
+    After a send has failed, the order of what follows is no longer known: it may arrive all the same, behind what came after it.
 
     Raises:
         Misconfigured, Transient: as `consumer`.
@@ -170,7 +171,7 @@ def producer(settings: Settings, **changed: Any) -> KafkaProducer:
         "max_block_ms": _REQUEST_MS,
         **changed,
     }
-    made: KafkaProducer = _opened(KafkaProducer, config)
+    made: KafkaProducer = _opened(RecoveringProducer, config)
     return made
 
 

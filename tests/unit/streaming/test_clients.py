@@ -94,7 +94,7 @@ def made(monkeypatch):
 
     for name, real in (
         ("JoiningConsumer", KafkaConsumer),
-        ("KafkaProducer", KafkaProducer),
+        ("RecoveringProducer", KafkaProducer),
         ("KafkaAdminClient", KafkaAdminClient),
     ):
         monkeypatch.setattr(clients, name, fake(real))
