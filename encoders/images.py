@@ -5,6 +5,7 @@ H and W are the model's input height and width.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -30,6 +31,9 @@ NEVER_ALLOWED: Final = frozenset({"http", "https", "ftp", "file", "local", "data
 _EXIF_ORIENTATION: Final = 0x0112
 _DECODE_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, KeyError, IndexError,
                          TypeError)  # fmt: skip
+#: What says something of the machine, and nothing of the file that was named.
+_BROKEN: Final = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN,
+                            errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNREFUSED, errno.ECONNRESET})  # fmt: skip
 _BOMBS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -65,7 +69,8 @@ class ImageLoader:
 
         Raises:
             Unencodable: refused, missing or too large.
-            Transient: the object store failed.
+            Transient: disk or object store failed.
+            Misconfigured: an allowed scheme whose fsspec package is not installed.
         """
         if isinstance(image, str):
             data = self._read_uri(image) if "://" in image else self._read_local(image)
@@ -84,12 +89,14 @@ class ImageLoader:
         try:
             path = (root / name).resolve()
         except (OSError, ValueError, RuntimeError) as error:
+            _require_working_disk(error)
             raise Unencodable(Reason.IMAGE_MISSING, f"not a usable path ({type(error).__name__})") from error
         if not path.is_relative_to(root):
             raise Unencodable(Reason.IMAGE_REFUSED, "expected a path below the loader's root, got one outside")
         try:
             return _read_regular_file(path, self.max_bytes + 1)
         except (OSError, ValueError) as error:
+            _require_working_disk(error)
             raise Unencodable(Reason.IMAGE_MISSING, f"cannot be read ({type(error).__name__})") from error
 
     def _read_uri(self, uri: str) -> bytes:
@@ -103,10 +110,14 @@ class ImageLoader:
             with fsspec.open(uri, "rb") as file:
                 data: bytes = file.read(self.max_bytes + 1)
                 return data
-        except (FileNotFoundError, IsADirectoryError) as error:
+        except (FileNotFoundError, IsADirectoryError, ValueError) as error:
             raise Unencodable(Reason.IMAGE_MISSING, f"no such object ({type(error).__name__})") from error
         except PermissionError as error:
-            raise Misconfigured(f"image store {scheme}: permission denied; give this process read access") from error
+            # S3 says so of an object that is not there, and whoever names one of a stranger's must not stop the rest.
+            detail = f"image store {scheme}: permission denied, or no such object; give this process the right to read and list"
+            raise Unencodable(Reason.IMAGE_REFUSED, detail) from error
+        except ImportError as error:
+            raise Misconfigured(f"image store {scheme}: expected its fsspec package, got none; install it") from error
         except OSError as error:
             raise Transient(f"image store {scheme}: {type(error).__name__}; retry") from error
 
@@ -167,6 +178,11 @@ def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:
     rgb.getexif()[_EXIF_ORIENTATION] = orientation
     turned: Image.Image = ImageOps.exif_transpose(rgb)
     return turned
+
+
+def _require_working_disk(error: Exception) -> None:
+    if isinstance(error, OSError) and error.errno in _BROKEN:
+        raise Transient(f"image folder: expected to read it, got {errno.errorcode[error.errno]}; retry") from error
 
 
 def _read_regular_file(path: Path, limit: int) -> bytes:

@@ -29,8 +29,8 @@ def load(event: ItemEvent, loader: ImageLoader) -> Loaded:
     Raises:
         Unencodable: what it points at is refused, missing or too large, or there is neither image nor text.
         BadEvent: what `content_ref` names is not content.
-        Transient: the object store failed.
-        Misconfigured: the object store refused this process.
+        Transient: disk or object store failed.
+        Misconfigured: an allowed object store whose package is not installed.
     """
     content = event.content or _referenced(event, loader)
     image = loader.read(content.image) if content.image else None

@@ -179,6 +179,43 @@ def test_a_failing_store_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
         ImageLoader(schemes=("memory",)).read("memory://a.jpg")
 
 
+def test_a_failing_disk_is_transient_and_blames_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_image) -> None:
+    import errno
+
+    (tmp_path / "a.jpg").write_bytes(make_image(0))
+    loader = ImageLoader(root=tmp_path)
+    for code, kind in (
+        (errno.EMFILE, Transient),
+        (errno.EIO, Transient),
+        (errno.EACCES, Unencodable),
+        (errno.ENOENT, Unencodable),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr("encoders.images.os.open", lambda *_, code=code: _raise(code))
+            with pytest.raises(kind):
+                loader.read("a.jpg")
+    assert loader.read("a.jpg") == make_image(0)
+
+
+def _raise(code: int) -> None:
+    raise OSError(code, "no")
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [(PermissionError(), Unencodable), (ValueError("Bad bucket name"), Unencodable), (ImportError("s3fs"), Misconfigured)],
+)
+def test_what_an_event_names_stops_nobody(raised: Exception, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's bucket, or a name that is none, says something of the item alone."""
+
+    def fail(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("encoders.images.fsspec.open", fail)
+    with pytest.raises(kind):
+        ImageLoader(schemes=("s3",)).read("s3://b/a.jpg")
+
+
 @pytest.mark.parametrize("scheme", ["http", "HTTPS", "file", "local"])
 def test_schemes_that_can_never_be_allowed(scheme: str) -> None:
     with pytest.raises(Misconfigured, match="object stores"):
