@@ -56,6 +56,11 @@ class Positions:
         if expected is None:
             expected = self._last_committed(partition, message.offset)
             self._committed[partition] = min(expected, message.offset)
+        elif message.offset < expected:
+            # The topic was made anew, or its leader lost its end. What was done or committed says nothing of these records.
+            _log.error("%s comes after offset %d: the partition begins anew", message.position, expected - 1)
+            self._crew.progress.assigned([partition])
+            self._committed[partition] = message.offset
         # A transaction of the producer takes an offset or two for itself.
         if message.offset > expected + _MARKERS:
             # Deleted by retention, or an aborted transaction: nobody but the producer can bring them back.

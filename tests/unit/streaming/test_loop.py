@@ -9,6 +9,7 @@ from streaming.crew import Crew
 from streaming.loop import Loop
 from streaming.message import Message, no_trace
 from streaming.metrics import Metrics
+from streaming.positions import Positions
 from streaming.progress import Partition, Progress
 from streaming.settler import Barrier
 from streaming.state import State
@@ -161,3 +162,23 @@ def test_topics_that_are_missing_are_named_until_they_are_there():
     consumer.partitions_for_topic = lambda topic: {0}
     loop._learn_topics()
     assert not [problem for problem in crew.state.unready() if "topics" in problem]
+
+
+def test_a_partition_that_begins_anew_is_committed_from_its_new_records_alone():
+    _, crew, consumer, _ = leaving(StuckSettler())
+    consumer.committed = lambda *_, **__: None
+    positions = Positions(consumer, crew, lambda: 0)
+
+    def read(offset):
+        message = Message(*MINE[0], offset, None, None)
+        positions.note(message)
+        return crew.progress.stamp([message])
+
+    crew.progress.done(read(1_000))
+    before = positions.fresh(crew.progress.snapshot())
+    assert positions.commit(before) and len(consumer.commits) == 1
+    mine = read(0)
+    assert positions.fresh(crew.progress.snapshot()) == {} and positions.commit(before) and len(consumer.commits) == 1
+    assert positions.uncommitted() == 1
+    crew.progress.done(mine)
+    assert [at.offset for at in positions.fresh(crew.progress.snapshot()).values()] == [1]
