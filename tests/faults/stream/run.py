@@ -25,8 +25,8 @@ def main(argv=None):
     folder = Path(tempfile.mkdtemp(prefix="moontide-faults-"))
     brokers, done = Brokers(folder), []
     try:
-        for scenario in chosen:
-            for seed in range(args.first_seed, args.first_seed + args.seeds):
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            for scenario in chosen:
                 figures = brokers.run(scenario, seed, args.size)
                 done.append(figures)
                 if args.results:

@@ -145,7 +145,7 @@ def image_bombs(rig):
     rig.figures.notes.append(f"resident memory of the consumer at the end {consumer.rss() >> 20} MB")
     evidence = rig.gather()
     encoder = Encoder.load(ROOT / "artifacts" / "moon_v1")
-    found = rig.findings(evidence, codes_of=None, vectors=lambda rows: near(encoder, contents, rows))
+    found = rig.findings(evidence, vectors=lambda rows: near(encoder, contents, rows))
     return rig.conclude(evidence, found)
 
 
