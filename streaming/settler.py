@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -27,6 +27,7 @@ from streaming.state import State
 
 THREAD: Final = "settler"
 _IDLE: Final = 0.5
+_ITEMS: Final = names.TOPIC_ITEM_EVENTS
 _log = logging.getLogger(__name__)
 
 
@@ -141,11 +142,11 @@ class Settler:
 
     def _follow(self, effects: Sequence[Effects]) -> None:
         checkpoint = self._settling.checkpoint
-        self._drop_known(effects)
         for some in effects:
+            some.touched = [(view, self._unknown(view, ids)) for view, ids in some.touched]
             checkpoint.add(some)
         with self._metrics.timed("follow"):
-            for space, ids in _items(effects).items():
+            for space, ids in _items(effects, self._settling.followers).items():
                 follower = self._settling.followers[space]
                 self._patience.run("index", lambda f=follower, i=list(ids): f.follow(i))  # type: ignore[misc]
         now = self._settling.clock()
@@ -158,16 +159,13 @@ class Settler:
         self._metrics.searchable(ages)
         self._metrics.redriven(sum(len(ids) for some in effects for view, ids in some.touched if view.kind is ViewKind.EMBEDDING))
 
-    def _drop_known(self, effects: Sequence[Effects]) -> None:
-        """A duplicate of what this process has made durable needs nothing; after a restart it is driven again once."""
-        touched = {item for some in effects for view, ids in some.touched if view.kind is ViewKind.EMBEDDING for item in ids}
-        if not touched:
-            return
-        followers = list(self._settling.followers.values())
-        known = set.intersection(*(self._patience.run("online", partial(f.known, touched)) for f in followers))
-        if known:
-            for some in effects:
-                some.touched = [(v, ids if _is_user(v) else [i for i in ids if i not in known]) for v, ids in some.touched]
+    def _unknown(self, view: ViewSpec, ids: list[str]) -> list[str]:
+        """`ids` without those whose embedding this process has made durable as it stands; after a restart each is driven once."""
+        if view.space is None:
+            return ids
+        follower = self._settling.followers[view.space.id]
+        known = self._patience.run("online", lambda: follower.known(ids))
+        return [item for item in ids if item not in known]
 
     def _make_durable(self) -> None:
         checkpoint, trace, run = self._settling.checkpoint, self._settling.trace, self._patience.run
@@ -191,9 +189,13 @@ class Settler:
                 self._patience.run("index", follower.sweep)
 
 
-def _items(effects: Sequence[Effects]) -> dict[str, dict[str, None]]:
-    """Items whose embedding was written or touched, by space id."""
-    found: dict[str, dict[str, None]] = {}
+def _items(effects: Sequence[Effects], spaces: Iterable[str]) -> dict[str, dict[str, None]]:
+    """Items whose embedding was written or touched, by space id.
+
+    Those of stale events too: whoever had one before and died may have put the older record on top in the change stream.
+    """
+    stale = [r.entity_id for some in effects for r in some.results if r.verdict is Verdict.STALE and r.message.topic == _ITEMS]
+    found: dict[str, dict[str, None]] = {space: {item: None for item in stale if item is not None} for space in spaces}
     for some in effects:
         for view, rows in some.rows:
             if view.kind is ViewKind.EMBEDDING and view.space is not None:
@@ -201,15 +203,11 @@ def _items(effects: Sequence[Effects]) -> dict[str, dict[str, None]]:
         for view, ids in some.touched:
             if view.kind is ViewKind.EMBEDDING and view.space is not None:
                 found.setdefault(view.space.id, {}).update(dict.fromkeys(ids))
-    return found
+    return {space: ids for space, ids in found.items() if ids}
 
 
 def _payload(results: Sequence[Result]) -> int:
     return sum(r.message.payload_bytes for r in results)
-
-
-def _is_user(view: ViewSpec) -> bool:
-    return names.ITEM_ID not in view.entities
 
 
 def _is_item(effects: Effects) -> bool:

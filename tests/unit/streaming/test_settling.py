@@ -165,6 +165,16 @@ def test_what_waits_for_a_checkpoint_keeps_the_payload_of_dead_letters_alone(rig
     assert [line["offset"] for line in rig.lines()] == [0, 1]
 
 
+def test_a_stale_event_sends_the_current_record_again(rig, online):
+    """A consumer that died may have sent the older one last."""
+    write_online(online, Effects(rows=[(VIEW, rows(2, "a"))]))
+    rig.settler.add(Effects(rows=[(VIEW, rows(2, "a"))], results=[result(0, "a")]))
+    assert rig.settler.checkpoint({P: Position(1, 1)}).done.wait(20)
+    rig.settler.add(Effects(results=[result(1, "a", Verdict.STALE)]))
+    assert rig.settler.checkpoint({P: Position(2, 1)}).done.wait(20)
+    assert rig.changes.arrived == ["a", "a"]
+
+
 def test_several_versions_all_go_offline_and_the_last_online(rig, online):
     both = Effects(rows=[(VIEW, rows(1, "a")), (VIEW, rows(2, "a"))], results=[result(0, "a"), result(1, "a")])
     write_online(online, both)
