@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Final
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
@@ -102,8 +103,12 @@ class Positions:
         return True
 
     def forget(self, partitions: Partitions) -> None:
-        """Partitions are another's."""
+        """Partitions are another's, or ours anew: what is not committed is to be read again."""
         for partition in partitions:
+            if partition in self._committed:
+                # The client keeps the place it reads at where a partition stays with its member, though all are revoked.
+                with suppress(ValueError):
+                    self._consumer.seek(TopicPartition(*partition), self._committed[partition])
             self._read.pop(partition, None)
             self._committed.pop(partition, None)
             self._crew.metrics.forget(*partition)

@@ -182,3 +182,23 @@ def test_a_partition_that_begins_anew_is_committed_from_its_new_records_alone():
     assert positions.uncommitted() == 1
     crew.progress.done(mine)
     assert [at.offset for at in positions.fresh(crew.progress.snapshot()).values()] == [1]
+
+
+def test_what_is_given_up_uncommitted_is_read_again_where_the_partition_stays():
+    _, crew, consumer, _ = leaving(StuckSettler())
+    consumer.committed = lambda *_, **__: 5
+    sought = []
+
+    def seek(partition, offset):
+        if partition.partition == 1:
+            raise ValueError("Unassigned partition")
+        sought.append((partition.topic, partition.partition, offset))
+
+    consumer.seek = seek
+    positions = Positions(consumer, crew, lambda: 0)
+    crew.progress.assigned([Partition("item-events", n) for n in range(3)])
+    for partition, offset in ((0, 5), (0, 6), (1, 5)):
+        positions.note(Message("item-events", partition, offset, None, None))
+    positions.forget([Partition("item-events", n) for n in range(3)])
+    assert sought == [("item-events", 0, 5)]
+    assert positions.uncommitted() == 0
