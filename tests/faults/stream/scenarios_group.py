@@ -36,6 +36,25 @@ def members_come_and_go(rig):
     return rig.finish()
 
 
+@scenario("17", short=0.4)
+def members_join_a_member_that_is_behind(rig):
+    """Members join and leave one that has batches waiting and a slow store: what it drops is read again, by whoever has it then."""
+    rig.milvus()
+    rig.base |= {"stream_session_ms": SESSION_MS, "stream_poll_interval_ms": 6_000, "stream_poll_records": 60}
+    rig.produce(rig.maker.creates() + rig.maker.mixed(rig.count(1_800)))
+    slow = {"online": {"slow": 0.15}}
+    first = rig.start(wishes=slow)
+    for _ in range(3 if rig.size >= 1 else 1):
+        time.sleep(1.5)
+        other = rig.start(wishes=slow)
+        rig.figures.interruptions += 2
+        time.sleep(1.5)
+        other.terminate()
+    first.wish("online")
+    rig.quiesce(recovery=True)
+    return rig.finish()
+
+
 @scenario("17")
 def killed_while_handing_over(rig):
     """A member is killed in the middle of giving its partitions up."""
