@@ -7,25 +7,18 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from benchmarks._freshness_cells import DRAIN, PARTITIONS, settle, summary
 from benchmarks._freshness_events import CHANGED, Rates, Shoppers, cell
-from benchmarks.peers.common import cosines, feast_repository, make_collection, milvus_rows
-from benchmarks.peers.plain_lmdb import PlainLmdb
 from moontide import names
 from moontide.live import load_spaces
-from moontide.settings import Settings
-from moontide.stores import online_store
 
 ROOT = Path(__file__).parents[1]
 REQUIREMENTS = ROOT / "benchmarks" / "peers" / "requirements.txt"
 VENV = ROOT / "build" / "peers"
 OURS, HAND, QUIX = "moontide", "hand-written loop", "Quix Streams, batching sink"
-#: Encoding the same item in another batch may change a code in a row of a thousand.
-SAME = 0.9999
 #: Events per second that even one write per message carries.
 LOW = 20.0
 
@@ -71,46 +64,29 @@ def start_at_end(site, group):
     client.close(autocommit=False)
 
 
-def current(site, ids):
-    """(versions, float vectors) of our records."""
-    settings = Settings(home=site.home)
-    space = load_spaces(site.spaces).space("moon_v1")
-    store = online_store(settings)
-    from moontide.views import embedding_view
-
-    heads, vectors = store.heads(embedding_view(space), ids), store.read_embeddings(space, ids)
-    store.close()
-    return heads.source_version, vectors.to_float()
-
-
 def start_peers(site, catalog):
     """Both peers, filled with what we hold and running."""
-    import pandas as pd
-
-    ids = list(catalog.items)
-    versions, vectors = current(site, ids)
-    feast = feast_repository(site.folder / "feast")
-    stamps = pd.to_datetime([catalog.items[i].event_us for i in ids], unit="us", utc=True)
-    frame = pd.DataFrame({"item_id": ids, "embedding": list(vectors), "source_version": versions, "event_timestamp": stamps})
-    for start in range(0, len(frame), 5_000):
-        feast.write_to_online_store("item_embedding", df=frame.iloc[start : start + 5_000])
-    PlainLmdb(site.folder / "plain").write(ids, versions.tolist(), vectors)
-    for collection in ("hand_written", "quix"):
-        client = make_collection(site.index_uri, collection)
-        for start in range(0, len(ids), 1_000):
-            part = slice(start, start + 1_000)
-            client.upsert(collection, milvus_rows(ids[part], versions[part], vectors[part]))
-        client.flush(collection)
-        # An idle client's pings are too many for milvus-lite's server.
-        client.close()
+    stamps = {n: state.event_us for n, state in catalog.items.items()}
+    whole = {"home": str(site.home), "spaces": str(site.spaces), "index": site.index_uri, "stamps": stamps, "ids": list(stamps)}
+    places = {"feast": str(site.folder / "feast"), "lmdb": str(site.folder / "plain")}
+    state_of(site, "fill", whole | places)
     found = []
-    where = {"index": site.index_uri, "collection": "hand_written", "feast": str(site.folder / "feast"), "system": "feast"}
+    where = {"index": site.index_uri, "collection": "hand_written", "feast": places["feast"], "system": "feast"}
     found.append(Peer(site, HAND, sys.executable, "hand_written", where))
     python = quix_python()
     if python is not None:
-        where = {"index": site.index_uri, "collection": "quix", "lmdb": str(site.folder / "plain"), "system": "lmdb"}
+        where = {"index": site.index_uri, "collection": "quix", "lmdb": places["lmdb"], "system": "lmdb"}
         found.append(Peer(site, QUIX, python, "quix", where))
     return found
+
+
+def state_of(site, what, config):
+    """Fill or check in a process of its own: a Milvus client that idles here while others run does not survive it."""
+    path = site.folder / f"{what}.json"
+    path.write_text(json.dumps(config))
+    process = site.spawn(what, [sys.executable, "-m", "benchmarks._freshness_state", what, str(path)])
+    if process.wait(300):
+        raise SystemExit(f"{what} failed; nothing is compared: {site.log(what)}")
 
 
 @contextmanager
@@ -150,28 +126,8 @@ def backlog_round(site, catalog, peers, sends):
 
 def check_equal(site, peers, ids):
     """Ends the run unless every system holds the same versions and vectors, online and in its index."""
-    from feast import FeatureStore
-    from pymilvus import MilvusClient
-
-    versions, vectors = current(site, ids)
-    client = MilvusClient(site.index_uri)
-    for peer in peers:
-        if "feast" in peer.where:
-            store = FeatureStore(repo_path=peer.where["feast"])
-            features = ["item_embedding:embedding", "item_embedding:source_version"]
-            got = store.get_online_features(features=features, entity_rows=[{"item_id": i} for i in ids]).to_dict()
-            theirs, theirs_at = np.array(got["embedding"], np.float32), np.array(got["source_version"])
-        else:
-            plain = PlainLmdb(peer.where["lmdb"])
-            theirs, theirs_at = plain.vectors(ids), np.array(plain.versions(ids))
-        rows = {
-            r["item_id"]: r for r in client.get(peer.where["collection"], ids=ids, output_fields=["item_id", "version", "vector"])
-        }
-        indexed = np.array([rows[i]["vector"] for i in ids], np.float32)
-        same = (theirs_at == versions).all() and ([rows[i]["version"] for i in ids] == versions).all()
-        if not same or cosines(theirs, vectors).min() < SAME or cosines(indexed, vectors).min() < SAME:
-            raise SystemExit(f"{peer.name}: its state is not ours after the same events; nothing is compared")
-    client.close()
+    config = {"home": str(site.home), "spaces": str(site.spaces), "ids": ids, "peers": {p.name: p.where for p in peers}}
+    state_of(site, "check", config)
 
 
 def freshness_of(site, catalog, shoppers, peers, name, rate, seconds):
