@@ -12,7 +12,8 @@ sys.path.insert(0, str(ROOT))
 
 from tests.faults.stream import report  # noqa: E402
 from tests.faults.stream.catalogue import SCENARIOS  # noqa: E402
-from tests.faults.stream.harness import DIM, Figures  # noqa: E402
+from tests.faults.stream.figures import Figures  # noqa: E402
+from tests.faults.stream.harness import DIM  # noqa: E402
 from tests.faults.stream.scenarios import Brokers  # noqa: E402
 from tests.kafka_broker import LIBS  # noqa: E402
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.faults.stream.harness import Broken, Figures, Rig
+from tests.faults.stream.figures import Broken, Figures
+from tests.faults.stream.harness import Rig
 from tests.kafka_broker import KafkaBroker
 
 

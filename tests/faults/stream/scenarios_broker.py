@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from moontide import names
-from tests.faults.stream.harness import Broken
+from tests.faults.stream.figures import Broken
 from tests.faults.stream.scenarios import scenario
 from tests.faults.stream.workload import ITEMS
 from tests.tcp_proxy import Fault, TcpProxy
@@ -99,14 +99,14 @@ def records_deleted_before_they_were_read(rig):
 @scenario("25", short=0.3)
 def dead_letter_topic_gone(rig):
     """The dead-letter topic is missing: nothing is committed past the poison, and all goes on once the topic is back."""
-    rig.delete_topics([names.TOPIC_DEAD_LETTERS])
+    rig.topics.delete([names.TOPIC_DEAD_LETTERS])
     poison = [rig.maker.poison() for _ in range(5)]
     rig.produce(rig.maker.creates() + poison + rig.maker.mixed(rig.count(1_000)))
     first = min_offsets(rig)
     consumer = rig.start()
     rig.until(lambda: not consumer.running or "dead" in consumer.get("readyz")[1], 90, "/readyz to name the dead-letter topic")
     committed_before_poison(rig, first)
-    rig.make_topic(names.TOPIC_DEAD_LETTERS)
+    rig.topics.make(names.TOPIC_DEAD_LETTERS)
     rig.figures.interruptions += 1
     rig.quiesce(recovery=True, restart=True)
     return rig.finish()
@@ -115,13 +115,13 @@ def dead_letter_topic_gone(rig):
 @scenario("25")
 def dead_letter_topic_takes_nothing(rig):
     """The dead-letter topic refuses every record for its size: the consumer stops, and goes on after the topic was mended."""
-    rig.make_topic(names.TOPIC_DEAD_LETTERS, {"max.message.bytes": "100"})
+    rig.topics.make(names.TOPIC_DEAD_LETTERS, {"max.message.bytes": "100"})
     rig.produce(rig.maker.creates() + [rig.maker.poison() for _ in range(5)] + rig.maker.mixed(rig.count(1_000)))
     first = min_offsets(rig)
     consumer = rig.start()
     rig.until(lambda: not consumer.running or "dead" in consumer.get("readyz")[1], 90, "the consumer to stop or to be not ready")
     committed_before_poison(rig, first)
-    rig.make_topic(names.TOPIC_DEAD_LETTERS, {"max.message.bytes": str(9 << 20)})
+    rig.topics.make(names.TOPIC_DEAD_LETTERS, {"max.message.bytes": str(9 << 20)})
     rig.quiesce(recovery=True, restart=True)
     return rig.finish()
 
@@ -129,7 +129,7 @@ def dead_letter_topic_takes_nothing(rig):
 @scenario("25")
 def dead_letters_larger_than_their_topic(rig):
     """Poison that is larger than the dead-letter topic takes: its digest stands for it, and nothing else is disturbed."""
-    rig.make_topic(names.TOPIC_DEAD_LETTERS, {"max.message.bytes": "60000"})
+    rig.topics.make(names.TOPIC_DEAD_LETTERS, {"max.message.bytes": "60000"})
     records = rig.maker.creates() + rig.maker.mixed(rig.count(1_200))
     for _ in range(4):
         large = rig.maker.raw(b"{" + rig.maker.rng.randbytes(200_000), key=b"item1")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,8 +17,9 @@ from PIL import Image
 from encoders import Encoder, Item
 from moontide.event_write import rfc3339
 from moontide.events import Content
-from tests.faults.stream.checks import Finding
-from tests.faults.stream.harness import Broken
+from tests.faults.stream.figures import Broken
+from tests.faults.stream.findings import Finding
+from tests.faults.stream.gathering import conclude, gather
 from tests.faults.stream.scenarios import scenario
 from tests.faults.stream.workload import content_hash
 
@@ -37,7 +41,7 @@ def encoder_dies(rig):
     rig.produce(records)
     rig.quiesce(timeout=180)
     consumer.terminate()
-    rig.replay_dead_letters()
+    replay_dead_letters(rig)
     rig.start()
     rig.quiesce(recovery=True)
     return rig.finish(most_duplicates=0)
@@ -143,10 +147,10 @@ def image_bombs(rig):
     rig.produce(records)
     rig.quiesce(timeout=180)
     rig.figures.notes.append(f"resident memory of the consumer at the end {consumer.rss() >> 20} MB")
-    evidence = rig.gather()
+    evidence = gather(rig)
     encoder = Encoder.load(ROOT / "artifacts" / "moon_v1")
     found = rig.findings(evidence, vectors=lambda rows: near(encoder, contents, rows))
-    return rig.conclude(evidence, found)
+    return conclude(rig, evidence, found)
 
 
 def real_item(maker, n, contents):
@@ -196,3 +200,18 @@ def encoded(image, kind):
     out = io.BytesIO()
     image.save(out, kind)
     return out.getvalue()
+
+
+def replay_dead_letters(rig):
+    """``moontide replay-dlq``: every dead letter back to its topic; what comes back counts as good."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MOONTIDE_")}
+    environment |= {
+        "PYTHONPATH": str(ROOT),
+        "MOONTIDE_HOME": str(rig.home),
+        "MOONTIDE_KAFKA_SERVERS": rig.broker.bootstrap,
+        "MOONTIDE_STREAM_SESSION_MS": "6000",
+    }
+    command = [sys.executable, "-m", "moontide", "replay-dlq"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        raise Broken(f"replay-dlq ended with {done.returncode}: {done.stdout}{done.stderr}")

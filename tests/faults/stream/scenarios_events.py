@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from moontide.event_write import item_event_json
 from moontide.events import Content, ItemEvent
+from tests.faults.stream.poison import fuzz
 from tests.faults.stream.scenarios import scenario
-from tests.faults.stream.workload import ITEMS, STEP_US, fuzz
+from tests.faults.stream.workload import ITEMS, STEP_US
 
 _DAY_US = 86_400_000_000
 
@@ -90,7 +91,8 @@ def out_of_order(rig):
     rig.maker.rng.shuffle(more)
     rig.produce(more[: len(more) // 2])
     consumer.terminate()
-    rig.add_partitions(ITEMS, 7)
+    rig.topics.add_partitions(ITEMS, 7)
+    rig.sender.close()
     rig.produce(more[len(more) // 2 :])
     rig.start()
     rig.quiesce()

@@ -6,7 +6,7 @@ import signal
 import time
 
 from streaming.message import Point
-from tests.faults.stream.harness import Broken
+from tests.faults.stream.figures import Broken
 from tests.faults.stream.scenarios import scenario
 
 SESSION_MS = 3_000

@@ -6,7 +6,7 @@ import signal
 import time
 
 from streaming.message import Point
-from tests.faults.stream.harness import Broken
+from tests.faults.stream.figures import Broken
 from tests.faults.stream.scenarios import scenario
 
 #: Killed here, in the order a record passes them; the handing over of partitions has a scenario of its own.

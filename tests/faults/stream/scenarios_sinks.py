@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 
-from tests.faults.stream.harness import Broken
+from tests.faults.stream.figures import Broken
 from tests.faults.stream.scenarios import scenario
 from tests.kafka_broker import free_port
 

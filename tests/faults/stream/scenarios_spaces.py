@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from moontide import schemas
 from moontide.events import Content
 from streaming.message import Point
-from tests.faults.stream.harness import DIM, SPACES, Broken
+from tests.faults.stream.figures import Broken
+from tests.faults.stream.harness import DIM, SPACES
 from tests.faults.stream.ledger import VALID, Sent
 from tests.faults.stream.scenarios import scenario
 from tests.faults.stream.workload import STEP_US, content_hash

@@ -1,6 +1,7 @@
 """The harness' own checks: each is fed a state that is right, and then the same state with one thing wrong."""
 
 import copy
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -8,10 +9,13 @@ import pytest
 from moontide.order import WriteOrder
 from moontide.spaces import EmbeddingSpace
 from tests.faults.stream import checks
+from tests.faults.stream.checks_stream import bounded_duplicates, duplicates
 from tests.faults.stream.evidence import Behaviour, Dead, Evidence, History, Line, Row, Sample, Views, parse_audit
+from tests.faults.stream.findings import explain
 from tests.faults.stream.ledger import POISON, VALID, Ledger, Sent
+from tests.faults.stream.poison import fuzz
 from tests.faults.stream.processes import Durable
-from tests.faults.stream.workload import BEHAVIOURS, ITEMS, Maker, fuzz
+from tests.faults.stream.workload import BEHAVIOURS, ITEMS, Maker
 
 pytestmark = pytest.mark.unit
 SPACE = EmbeddingSpace("fault", 1, 8)
@@ -64,7 +68,7 @@ def good():
     e.sequences, e.versions = {"user": (Behaviour(9, "x", "click"),)}, {"user": 11}
     e.tiers = {("user", "y"): (11, 20), ("user", "x"): (10, 15)}
     e.samples = [Sample(0.0, ITEMS, 0, 3, 3), Sample(0.2, ITEMS, 0, 7, 7)]
-    e.counters = [(7, checks.Counter((line.topic, line.verdict) for line in e.lines))]
+    e.counters = [(7, Counter((line.topic, line.verdict) for line in e.lines))]
     return e
 
 
@@ -75,7 +79,7 @@ def kinds(e):
 def test_a_right_state_has_no_findings(good):
     assert checks.all_findings(good, [SPACE]) == []
     assert checks.tally(good) == {"applied": 6, "stale": 1, "dead": 1}
-    assert checks.duplicates(good) == 0 and list(checks.bounded_duplicates(good, 0)) == []
+    assert duplicates(good) == 0 and list(bounded_duplicates(good, 0)) == []
 
 
 def view(change):
@@ -149,9 +153,9 @@ def test_each_corruption_is_found(good, name):
 
 def test_repeated_verdicts_are_counted_and_bounded(good):
     good.lines += good.lines[:3]
-    assert checks.duplicates(good) == 3
-    assert list(checks.bounded_duplicates(good, 3)) == []
-    assert [f.kind for f in checks.bounded_duplicates(good, 2)] == ["duplicates"]
+    assert duplicates(good) == 3
+    assert list(bounded_duplicates(good, 3)) == []
+    assert [f.kind for f in bounded_duplicates(good, 2)] == ["duplicates"]
 
 
 def test_a_dead_letter_that_kept_only_the_digest_is_compared_by_it(good):
@@ -161,7 +165,7 @@ def test_a_dead_letter_that_kept_only_the_digest_is_compared_by_it(good):
 
 def test_a_finding_is_explained_with_its_history(good):
     good.views[SPACE.id].online["x"] = OLD
-    text = checks.explain(good, checks.all_findings(good, [SPACE]))
+    text = explain(good, checks.all_findings(good, [SPACE]))
     assert "stale_overwrite x" in text and "ledger" in text and "verdict" in text and "offline" in text
 
 
