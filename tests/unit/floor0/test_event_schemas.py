@@ -16,7 +16,7 @@ from moontide.events import BadEvent, EventReason, parse_behaviour, parse_item
 
 pytestmark = pytest.mark.unit
 DOCS = Path(__file__).parents[3] / "docs" / "reference"
-NOW = 250_000_000_000_000_000
+NOW = 253_402_300_800_000_000
 FORMATS = jsonschema.FormatChecker(formats=())
 
 
