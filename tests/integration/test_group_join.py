@@ -49,3 +49,17 @@ def test_short_polls_do_not_lose_a_join_that_new_partitions_asked_for(kafka_brok
         assert poll_until(consumer, lambda: consumer._cluster.request_update() and len(consumer.assignment()) == 5)
     finally:
         consumer.close(autocommit=False)
+
+
+def test_a_member_joins_once(kafka_broker):
+    kafka_broker.create_topic("joins-once", partitions=3)
+    for turn in range(5):
+        settings = Settings(kafka_servers=kafka_broker.bootstrap, stream_group=f"joins-once-{turn}", stream_session_ms=6_000)
+        consumer = clients.consumer(settings, topics=["joins-once"])
+        try:
+            assert poll_until(consumer, lambda c=consumer: len(c.assignment()) == 3)
+            for _ in range(10):
+                consumer.poll(timeout_ms=100)
+            assert consumer._coordinator._generation.generation_id == 1
+        finally:
+            consumer.close(autocommit=False)
