@@ -218,12 +218,18 @@ class Loop:
         _log.info("assigned %d partitions", len(partitions))
 
     def _on_revoked(self, partitions: Partitions) -> None:
-        self._trace(Point.REVOKING)
         self._crew.metrics.rebalance("revoked")
-        # The client revokes once more when it is closed: what was to be done is done by then, or left to a replay.
-        if not self._crew.state.giving_up.is_set():
-            self._give_up(partitions, self._settings.stream_poll_interval_ms / 1e3 * _REVOKE_SHARE)
-        self._forget(partitions)
+        try:
+            self._trace(Point.REVOKING)
+            # The client revokes once more when it is closed: what was to be done is done by then, or left to a replay.
+            if not self._crew.state.giving_up.is_set():
+                self._give_up(partitions, self._settings.stream_poll_interval_ms / 1e3 * _REVOKE_SHARE)
+        except BaseException as error:  # the edge of the thread: the loop raises it
+            self._crew.state.failed = error
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._forget(partitions)
 
     def _on_lost(self, partitions: Partitions) -> None:
         self._crew.metrics.rebalance("lost")

@@ -202,3 +202,18 @@ def test_what_is_given_up_uncommitted_is_read_again_where_the_partition_stays():
     positions.forget([Partition("item-events", n) for n in range(3)])
     assert sought == [("item-events", 0, 5)]
     assert positions.uncommitted() == 0
+
+
+def test_an_error_while_partitions_are_given_up_ends_the_consumer_and_keeps_no_place():
+    loop, crew, consumer, _ = leaving(StuckSettler())
+    sought = []
+    consumer.committed = lambda *_, **__: 5
+    consumer.seek = lambda partition, offset: sought.append(offset)
+    loop._positions.note(Message(*MINE[0], 5, None, None))
+
+    def give_up(*_):
+        raise RuntimeError("broken")
+
+    loop._give_up = give_up
+    loop._on_revoked(MINE)
+    assert isinstance(crew.state.failed, RuntimeError) and sought == [5]
