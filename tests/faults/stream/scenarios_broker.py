@@ -96,7 +96,7 @@ def records_deleted_before_they_were_read(rig):
     return rig.finish()
 
 
-@scenario("25", short=0.3)
+@scenario("25")
 def dead_letter_topic_gone(rig):
     """The dead-letter topic is missing: nothing is committed past the poison, and all goes on once the topic is back."""
     rig.topics.delete([names.TOPIC_DEAD_LETTERS])

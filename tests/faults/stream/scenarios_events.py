@@ -14,7 +14,7 @@ from tests.faults.stream.workload import ITEMS, STEP_US
 _DAY_US = 86_400_000_000
 
 
-@scenario("-", short=0.4)
+@scenario("-")
 def no_fault(rig):
     """Nothing goes wrong: the figures of all other scenarios are read against these."""
     rig.start(encoder="process")

@@ -12,7 +12,7 @@ from tests.faults.stream.scenarios import scenario
 SESSION_MS = 3_000
 
 
-@scenario("17", short=0.35)
+@scenario("17")
 def members_come_and_go(rig):
     """Two and three consumers share the work; they join, leave in order and are killed under load."""
     rig.milvus()
@@ -76,7 +76,7 @@ def killed_while_handing_over(rig):
     return rig.finish()
 
 
-@scenario("17", short=0.3)
+@scenario("17")
 def zombie(rig):
     """A member is stopped for longer than its session while another takes over; then it goes on where it was."""
     rig.milvus()

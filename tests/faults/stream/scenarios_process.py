@@ -104,7 +104,7 @@ def internal_error(rig):
     return rig.finish()
 
 
-@scenario("18", short=0.3)
+@scenario("18")
 def frozen_beyond_the_session(rig):
     """SIGSTOP for longer than the session: the group goes on, commits of the old generation fail, it joins again."""
     rig.base["stream_session_ms"] = 2_000

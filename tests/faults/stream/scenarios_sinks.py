@@ -27,7 +27,7 @@ def sinks_fail_now_and_then(rig):
     return rig.finish(most_duplicates=0)
 
 
-@scenario("6", short=0.25)
+@scenario("6")
 def sink_outages(rig):
     """Online store, index and offline tables are gone for 5 s each: not ready, lag grows, and then all is caught up."""
     rig.produce(rig.maker.creates())
