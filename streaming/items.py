@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -24,6 +26,8 @@ from streaming.item_plan import Events, Wave, plan, settle
 from streaming.item_rows import Fresh, Written, write
 from streaming.message import Effects, Message, Point, Result, Trace, Verdict, no_trace
 
+#: What an encoder made of some items, and its seconds.
+Timed = tuple[Encoded, float]
 #: Bytes of images held at once, whatever the size of a batch.
 HELD_BYTES: Final = 256 << 20
 
@@ -51,6 +55,8 @@ class ItemHandler:
         self.settings = settings
         self.clock = clock
         self.on_encoded: Callable[[int, float], None] = lambda items, seconds: None
+        #: One thread, so that each encoder is used by one.
+        self._threads = ThreadPoolExecutor(1, "encoding")
 
     def handle(self, messages: Sequence[Message], *, trace: Trace = no_trace) -> Iterator[Effects]:
         """Settle every message in exactly one `Effects`: at first those that need no encoding, then micro-batch by micro-batch.
@@ -63,6 +69,25 @@ class ItemHandler:
                 then found unchanged).
         """
         return _Batch(self, trace).run(messages)
+
+    def encode(self, items: Sequence[list[Item]]) -> Future[list[Timed]]:
+        """Have the encoders work, one after the other, on a list of items each; `Transient` where one of them is broken."""
+        return self._threads.submit(lambda: [self._timed(e, each) for e, each in zip(self.encoders, items, strict=True)])
+
+    def _timed(self, encoder: StreamEncoder, items: list[Item]) -> Timed:
+        if not items:
+            return Encoded(Embeddings.absent(encoder.space, 0, ids=()), (), {}), 0.0
+        start = self.clock()
+        return encoder.encode(items), (self.clock() - start) / 1e6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Begun:
+    """A micro-batch in the encoders: per space, the places in the wave that it encodes."""
+
+    wave: Wave
+    places: list[NDArray[np.int64]]
+    encoded: Future[list[Timed]]
 
 
 class _Batch:
@@ -90,10 +115,15 @@ class _Batch:
             effects = out.effects()
             effects.results = settled + results
             settled = []
+            parts = deque(np.array(blocked[start : start + size], np.int64) for start in range(0, len(blocked), size))
+            # The encoder works on the next part while the caller writes what came before: they are of different items.
+            ahead = self._begin(parts.popleft()) if parts else None
             if effects.results:
                 yield effects
-            for start in range(0, len(blocked), size):
-                yield self._encode(np.array(blocked[start : start + size], np.int64))
+            while ahead is not None:
+                begun, encoded = ahead, ahead.encoded.result()
+                ahead = self._begin(parts.popleft()) if parts else None
+                yield self._finish(begun, encoded)
 
     def _parse(self, messages: Sequence[Message]) -> list[Result]:
         """Fill the batch; returns the verdicts on what is no event."""
@@ -148,23 +178,29 @@ class _Batch:
             going = [item for item in wave.items[~encode].tolist() if item in self._queues]
         return out, results, blocked
 
-    def _encode(self, rows: NDArray[np.int64]) -> Effects:
-        """Encode one micro-batch of events of different items, all of it or none per event."""
+    def _begin(self, rows: NDArray[np.int64]) -> _Begun:
+        """Have one micro-batch of events of different items encoded."""
         wave = plan(self._events, rows, self._heads)
         settle(wave, self._events, self._heads)
-        found: list[tuple[NDArray[np.int64], Encoded]] = []
+        places = [np.flatnonzero(wave.steps[n] == Step.ENCODE) for n in range(len(self._owner.encoders))]
+        items = [[self._loaded[row].item for row in rows[at].tolist()] for at in places]
+        return _Begun(wave, places, self._owner.encode(items))
+
+    def _finish(self, begun: _Begun, encoded: list[Timed]) -> Effects:
+        """What a micro-batch means, all of it or none per event."""
+        wave, rows = begun.wave, begun.wave.rows
         refused: dict[int, Refused] = {}
-        for n, encoder in enumerate(self._owner.encoders):
-            places = np.flatnonzero(wave.steps[n] == Step.ENCODE)
-            encoded = self._run_encoder(encoder, [self._loaded[row].item for row in rows[places].tolist()])
-            refused = {int(places[at]): why for at, why in encoded.refused.items()} | refused
-            found.append((places[list(encoded.rows)], encoded))
+        for places, (found, seconds) in zip(begun.places, encoded, strict=True):
+            if len(places):
+                self._owner.on_encoded(len(places), seconds)
+            refused = {int(places[at]): why for at, why in found.refused.items()} | refused
         self._trace(Point.ENCODED)
         fine = np.array([place for place in range(len(rows)) if place not in refused], np.int64)
         fresh: list[Fresh] = []
-        for places, encoded in found:
-            kept = np.isin(places, fine)
-            fresh.append((places[kept], encoded.vectors.take(kept)))
+        for places, (found, _) in zip(begun.places, encoded, strict=True):
+            there = places[list(found.rows)]
+            kept = np.isin(there, fine)
+            fresh.append((there[kept], found.vectors.take(kept)))
         out = Written()
         write(out, wave, fine, self._events, self._heads, fresh, (self._since, self._owner.clock()))
         effects = out.effects()
@@ -172,14 +208,6 @@ class _Batch:
         for place, why in sorted(refused.items()):
             effects.results.append(self._refused(int(rows[place]), why))
         return effects
-
-    def _run_encoder(self, encoder: StreamEncoder, items: list[Item]) -> Encoded:
-        if not items:
-            return Encoded(Embeddings.absent(encoder.space, 0, ids=()), (), {})
-        start = self._owner.clock()
-        encoded = encoder.encode(items)
-        self._owner.on_encoded(len(items), (self._owner.clock() - start) / 1e6)
-        return encoded
 
     def _load(self, row: int) -> int:
         """Know the content of an event; returns how many bytes are held for it."""
