@@ -36,7 +36,7 @@ class Plan:
     seconds: tuple = ((0.1, 40.0), (0.5, 60.0), (2.0, 20.0))
     embedded: float = 40.0
     stop: tuple = (10.0, 60.0, 90.0)
-    behaviours: float = 50.0
+    behaviours: float = 20.0
     peer_rounds: int = 3
     peer_events: int = 600
     peer_seconds: float = 15.0
