@@ -81,12 +81,13 @@ test-faults: setup-dev ## every fault of the consumer at full size, three seeds 
 test: setup-dev lint types layers ## every check and every test, the cheap ones first
 	$(PYTEST) -q $(LEVELS) $(PYTEST_ARGS) $(QUIET_EXIT)
 
-demo: setup ## the main job on the shipped data; ends with a table and build/demo/report.html
+demo: setup ## the main job on the shipped data, then Kafka and the consumer; ends with a table and build/demo/report.html
 	$(BIN)/moontide demo --out $(DEMO_OUT)
 
 bench: setup-dev ## the short benchmarks of docs/benchmarks.md, which names the long ones too
 	$(BIN)/python -m benchmarks.packed_read
 	$(BIN)/python -m benchmarks.backfill speed
+	$(BIN)/python -m benchmarks.freshness
 
 spark-zip: setup ## dist/moontide.zip for spark-submit --py-files (Spark takes no .whl on executors)
 	$(BIN)/python -m jobs.package --out dist/moontide.zip

@@ -1,6 +1,6 @@
 """Freshness of the nearline consumer, from a real broker to the stores, beside a hand-written loop and Quix Streams.
 
-    python -m benchmarks.freshness [--quick] [--out build/freshness] [--skip-peers]
+    python -m benchmarks.freshness [--quick] [--out build/freshness] [--docs docs/benchmarks.md] [--skip-peers]
 
 Real Kafka, the shipped encoder, LMDB, milvus-lite. Writes ``freshness.json`` and ``freshness.md`` to the folder and prints
 the Markdown. Every load is a share of what the bare encoder does in this very run; events come in open loop, at the times of
@@ -131,11 +131,19 @@ def say(begun, what):
     print(f"[{time.monotonic() - begun:5.0f} s, load {os.getloadavg()[0]:.1f}] {what}", flush=True)
 
 
+def put_into(page, text):
+    """Replace what stands between the two marks of a page."""
+    begin, end = "<!-- freshness: begin -->\n", "<!-- freshness: end -->\n"
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small cells, to see that it works; its figures say nothing")
     parser.add_argument("--skip-peers", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "freshness")
+    parser.add_argument("--docs", type=Path, help="a page whose figures are replaced, e.g. docs/benchmarks.md")
     parser.add_argument("--keep", action="store_true", help="keep stores and logs below --out")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -148,6 +156,8 @@ def main():
     (args.out / "freshness.json").write_text(json.dumps(results, indent=2) + "\n")
     text = markdown(results)
     (args.out / "freshness.md").write_text(text)
+    if args.docs:
+        put_into(args.docs, text)
     print(text)
     return 0
 
