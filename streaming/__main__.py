@@ -11,6 +11,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from kafka.errors import KafkaError
 
@@ -25,12 +26,15 @@ _EPILOG = (
     "exit codes: 0 stopped by SIGTERM or SIGINT; 1 failed; 2 wrong use. "
     "Everything else comes from the environment (MOONTIDE_KAFKA_*, MOONTIDE_STREAM_*; see docs/reference/settings.md)."
 )
+#: LMDB and pipes let other threads run at each call, and Python's 5 ms until it may go on are longer than the call.
+_SWITCH_SECONDS: Final = 0.001
 _log = logging.getLogger("streaming")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the consumer; returns the exit code. Expected failures are one line, never a traceback."""
     args = _parser().parse_args(argv)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         settings = load_settings(**({"stream_group": args.group} if args.group else {}))
         configure(sys.stderr, settings=settings, level=args.log_level)
