@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
+
+_log = logging.getLogger(__name__)
 
 
 class JoiningConsumer(KafkaConsumer):
@@ -27,4 +30,27 @@ class JoiningConsumer(KafkaConsumer):
         coordinator = self._coordinator
         if coordinator.rejoining:
             coordinator.request_rejoin()
-        return super().poll(*args, **kwargs)
+        try:
+            return super().poll(*args, **kwargs)
+        except KafkaError:
+            self._drop_unreadable()
+            raise
+
+    def _drop_unreadable(self) -> None:
+        """Forget a fetch that cannot be decoded; its partition is fetched again and the others go on.
+
+        kafka-python 3.0.12 keeps it, and asks it for its next record for ever within the next poll.
+        """
+        fetcher = self._fetcher
+        part = fetcher._next_partition_records
+        if part:
+            tp = part.topic_partition
+            _log.error(
+                "%s[%d]@%d: expected records that can be read, got one behind it that cannot; commit an offset beyond it for the "
+                "group, see docs/guarantees.md",
+                tp.topic,
+                tp.partition,
+                part.next_fetch_offset,
+            )
+            part.drain()
+            fetcher._next_partition_records = None
