@@ -136,7 +136,9 @@ class App:
         changes = ChangeStream(producer, parts.trace)
         followers = {e.space.id: Follower(online, index, changes, e.space, parts.trace) for e in encoders}
         audit = stack.enter_context(closing(Audit(self.settings.stream_audit_file, parts.clock)))
-        letters = DeadLetters(producer, clock=parts.clock, trace=parts.trace)
+        # One that is too large for the topic is fatal to an idempotent producer, and to all else that it is sending.
+        own = self._opened("kafka", stack, partial(clients.producer, self.settings, enable_idempotence=False), _close_producer)
+        letters = DeadLetters(own, clock=parts.clock, trace=parts.trace)
         offline = OfflineTables(self.settings.offline_root)
         writer = f"stream-{uuid.uuid4().hex[:12]}"
         return Settling(followers, Checkpoint(online, offline, letters, audit, writer), parts.clock, parts.trace)

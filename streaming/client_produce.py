@@ -18,6 +18,8 @@ class RecoveringProducer(KafkaProducer):
     def __init__(self, **configs: Any) -> None:
         super().__init__(**configs)
         manager = self._transaction_manager
+        if manager is None:
+            return
         reset = manager.reset_producer_id
 
         def resetting() -> None:

@@ -43,7 +43,8 @@ class DeadLetters:
     """The dead-letter topic. Used by one thread.
 
     Args:
-        producer: idempotent, acks=all, with a request size above the largest event and its headers.
+        producer: acks=all, of its own and not idempotent (a record that is too large would end it), with a request size above the
+            largest event and its headers.
         clock: microseconds UTC.
         trace: called at `Point.DEAD_LETTER_SENT` after each `send`.
         topic: where they go.
