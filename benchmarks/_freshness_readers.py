@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._freshness_events import DATA
-from encoders import Encoder, ImageLoader, Item
 from moontide.live import load_spaces
 from moontide.sequences import Behaviour
 from moontide.settings import Settings
@@ -24,9 +23,8 @@ class Search:
     """Whether the vector of the probe's new content, encoded here, finds its item first."""
 
     def __init__(self, config, readable):
-        from pymilvus import MilvusClient
-
-        self.client = MilvusClient(config["index"]) if config.get("index") else None
+        self.client = None
+        self.uri = config.get("index")
         self.readable = readable
         self.collection = config["collection"]
         self.items = {i["item_id"]: i for i in json.loads(Path(config["searched"]).read_text())}
@@ -35,8 +33,14 @@ class Search:
 
     def warm(self, probes):
         wanted = [p for p in probes if p["kind"] == "search"]
-        if not wanted or self.client is None:
+        if not wanted or not self.uri:
             return
+        # Most watchers search for nothing and start sooner without these.
+        from pymilvus import MilvusClient
+
+        from encoders import Encoder, ImageLoader, Item
+
+        self.client = MilvusClient(self.uri)
         encoder = Encoder.load(self.space.artifact, threads=1, images=ImageLoader(DATA))
         items = [Item(**{**self.items[p["entity"]], "item_id": p["entity"], "title": p["title"]}) for p in wanted]
         for start in range(0, len(items), 32):

@@ -34,11 +34,11 @@ class Plan:
     changes: int = 2_000
     unchanged: int = 20_000
     seconds: tuple = ((0.1, 40.0), (0.5, 60.0), (2.0, 20.0))
-    embedded: float = 40.0
-    stop: tuple = (10.0, 60.0, 90.0)
+    embedded: float = 30.0
+    stop: tuple = (10.0, 60.0, 70.0)
     behaviours: float = 20.0
     peer_rounds: int = 3
-    peer_events: int = 600
+    peer_events: int = 400
     peer_seconds: float = 15.0
 
 
