@@ -45,8 +45,12 @@ def topic_configs(settings: Settings) -> dict[str, dict[str, str]]:
         names.TOPIC_ITEM_EVENTS: event,
         names.TOPIC_BEHAVIOUR_EVENTS: event,
         names.TOPIC_ITEM_EMBEDDINGS: {"cleanup.policy": "compact"},
-        # Dead letters keep the time of their events, by which retention would count.
-        names.TOPIC_DEAD_LETTERS: {_MAX_BYTES: str(clients.message_bytes(settings)), "retention.ms": "-1"},
+        # Dead letters keep the time of their events, whatever it is; retention would count by it.
+        names.TOPIC_DEAD_LETTERS: {
+            _MAX_BYTES: str(clients.message_bytes(settings)),
+            "retention.ms": "-1",
+            "message.timestamp.after.max.ms": str(2**63 - 1),
+        },
     }
 
 
