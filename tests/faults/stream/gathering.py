@@ -44,7 +44,7 @@ def conclude(rig, evidence, found):
     f, tally = rig.figures, checks.tally(evidence)
     f.events = rig.sender.count
     kinds = Counter(finding.kind for finding in found)
-    f.acked = sum(s.acked for s in evidence.sent)
+    f.acked = sum(s.acked and s.topic in checks.LOGS and "@" not in s.send for s in evidence.sent)
     f.applied, f.stale, f.unchanged, f.dead = (tally[v] for v in checks.VERDICTS)
     f.lost = kinds["lost"] + kinds["missing"]
     f.duplicated = duplicates(evidence)
