@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from moontide import names
+from moontide.sequences import BehaviourSequence
 from tests.faults.stream.evidence import CLAIM, Behaviour
 from tests.faults.stream.findings import Finding
 from tests.faults.stream.ledger import POISON, VALID
@@ -86,9 +87,9 @@ def tiers(e):
 
     A user whose candidates are all gone by then keeps rows of before, so some may be behind: up to a quarter.
     """
-    behind = []
+    behind, nothing = [], BehaviourSequence().version
     for user in sorted({user for user, _ in e.tiers}):
-        if e.versions.get(user) not in {version for (u, _), (version, _) in e.tiers.items() if u == user}:
+        if e.versions.get(user, nothing) not in {version for (u, _), (version, _) in e.tiers.items() if u == user}:
             behind.append(user)
     if len(behind) > len({user for user, _ in e.tiers}) / 4:
         for user in behind:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from moontide.order import WriteOrder
+from moontide.sequences import BehaviourSequence
 from moontide.spaces import EmbeddingSpace
 from tests.faults.stream import checks
 from tests.faults.stream.checks_stream import bounded_duplicates, duplicates
@@ -161,6 +162,14 @@ def test_repeated_verdicts_are_counted_and_bounded(good):
 def test_a_dead_letter_that_kept_only_the_digest_is_compared_by_it(good):
     good.dead[0] = good.dead[0]._replace(payload_sha="claim:v5")
     assert kinds(good) == set()
+
+
+def test_a_user_who_was_only_shown_items_has_tiers_of_an_empty_sequence(good):
+    good.tiers["shown", "x"] = (BehaviourSequence().version, 5)
+    good.tiers |= {("user", "y"): (11, 20)}
+    assert kinds(good) == set()
+    good.tiers["shown", "x"] = (4, 5)
+    assert kinds(good) == {"stale_tiers"}
 
 
 def test_a_finding_is_explained_with_its_history(good):
