@@ -4,11 +4,8 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-
-from kafka import KafkaConsumer, TopicPartition
-from kafka.structs import OffsetAndMetadata
 
 from benchmarks._freshness_cells import DRAIN, PARTITIONS, settle, summary
 from benchmarks._freshness_events import CHANGED, Rates, Shoppers, cell
@@ -42,26 +39,18 @@ class Peer:
     """One peer: its stores filled as ours are, its process, and where a watcher looks."""
 
     def __init__(self, site, name, python, module, where):
-        self.site, self.name, self.where = site, name, where
+        self.name, self.where, self.topic = name, where, f"{names.TOPIC_ITEM_EVENTS}-{module}"
+        site.broker.create_topic(self.topic, partitions=PARTITIONS)
         config = {
             **where,
             "bootstrap": site.broker.bootstrap,
             "group": module,
+            "topic": self.topic,
             "artifact": str(load_spaces(site.spaces).live("moon_v1").artifact),
         }
         path = site.folder / f"{module}.json"
         path.write_text(json.dumps(config))
-        start_at_end(site, module)
         self.process = site.spawn(module, [str(python), "-m", f"benchmarks.peers.{module}", str(path)])
-
-
-def start_at_end(site, group):
-    """The group begins behind all that was sent so far."""
-    client = KafkaConsumer(bootstrap_servers=site.broker.bootstrap, group_id=group, enable_auto_commit=False)
-    partitions = [TopicPartition(names.TOPIC_ITEM_EVENTS, p) for p in range(PARTITIONS)]
-    client.assign(partitions)
-    client.commit({p: OffsetAndMetadata(end, "", -1) for p, end in client.end_offsets(partitions).items()})
-    client.close(autocommit=False)
 
 
 def start_peers(site, catalog):
@@ -89,35 +78,25 @@ def state_of(site, what, config):
         raise SystemExit(f"{what} failed; nothing is compared: {site.log(what)}")
 
 
-@contextmanager
-def only(site, peers, peer):
-    """One system runs, the others stand still."""
-    processes = {OURS: site.consumer, **{p.name: p.process for p in peers}}
-    for name, process in processes.items():
-        (site.resume if name == peer else site.pause)(process)
-    try:
-        yield
-    finally:
-        site.pause(processes[peer])
-
-
 def systems(peers):
-    return {OURS: {}, **{p.name: p.where for p in peers}}
+    """Name -> (topic, where a watcher looks)."""
+    return {OURS: (names.TOPIC_ITEM_EVENTS, {})} | {p.name: (p.topic, p.where) for p in peers}
+
+
+def addressed(sends, topic):
+    return [replace(send, topic=topic) for send in sends]
 
 
 def backlog_round(site, catalog, peers, sends):
-    """The same backlog for each system in turn; events per second of each, and the items it touched."""
+    """The same events for each system in turn, all at once; events per second of each, and the items they touch."""
     last, probes = catalog.last_of_partitions(PARTITIONS)
-    for process in (site.consumer, *(p.process for p in peers)):
-        site.pause(process)
-    site.produce([*sends, *last])
     found = {}
-    for name, where in systems(peers).items():
+    for name, (topic, where) in systems(peers).items():
         watch = site.watch(probes, catalog, **where)
-        start = time.time()
+        start = time.time() + 3.0
         watch.go(start, start + 240)
-        with only(site, peers, name):
-            seen = [seconds for _, _, _, seconds in watch.rows()]
+        site.send(addressed([*sends, *last], topic), start)()
+        seen = [seconds for _, _, _, seconds in watch.rows()]
         if None in seen:
             raise SystemExit(f"{name} did not handle {len(sends)} events in 240 s; see its log")
         found[name] = (len(sends) + len(last)) / max(seen)
@@ -130,29 +109,16 @@ def check_equal(site, peers, ids):
     state_of(site, "check", config)
 
 
-def freshness_of(site, catalog, shoppers, peers, name, rate, seconds):
-    """Percentiles of one system alone at `rate` item events a second."""
-    where = systems(peers)[name]
-    rates = Rates(items=rate, behaviours=0.0, searched=min(2.0, rate / 10), tiers=0.0)
-    sends, probes = cell(catalog, shoppers, rates, seconds)
+def freshness_of(site, catalog, peers, events, name, seconds):
+    """Percentiles of one system under a stream of events; the others are idle."""
+    topic, where = systems(peers)[name]
+    sends, probes = events
     watch = site.watch(probes, catalog, **where)
-    start = time.time() + 1.0
+    start = time.time() + 3.0
     watch.go(start, start + seconds + DRAIN)
-    with only(site, peers, name):
-        site.send(sends, start)()
-        rows = watch.rows()
+    site.send(addressed(sends, topic), start)()
+    rows = watch.rows()
     return {kind: summary([r for r in rows if r[0] == kind]) for kind in ("readable", "search")}
-
-
-def drain(site, catalog, peers, name):
-    """Until one system has handled all that was sent."""
-    last, probes = catalog.last_of_partitions(PARTITIONS)
-    site.produce(last)
-    watch = site.watch(probes, catalog, **systems(peers)[name])
-    start = time.time()
-    watch.go(start, start + 240)
-    with only(site, peers, name):
-        watch.rows()
 
 
 def compare(site, catalog, plan, capacity):
@@ -171,20 +137,19 @@ def compare(site, catalog, plan, capacity):
             for name, rate in rates.items():
                 results["throughput"][kind][name].append(rate)
         check_equal(site, peers, sorted(every))
+    low = cell(catalog, shoppers, Rates(items=LOW, behaviours=0.0, searched=2.0, tiers=0.0), plan.peer_seconds)
     for name in systems(peers):
-        drain(site, catalog, peers, name)
         results["freshness"].setdefault(f"{LOW:.0f} item events/s", {})[name] = freshness_of(
-            site, catalog, shoppers, peers, name, LOW, plan.peer_seconds
+            site, catalog, peers, low, name, plan.peer_seconds
         )
-    quick = [p for p in peers if p.name == QUIX]
-    for peer in quick:
-        rate = 0.1 * capacity / CHANGED
-        drain(site, catalog, peers, peer.name)
-        found = freshness_of(site, catalog, shoppers, peers, peer.name, rate, plan.peer_seconds)
-        results["freshness"][f"{rate:.0f} item events/s (10 % load)"] = {peer.name: found}
+    rate = 0.1 * capacity / CHANGED
+    tenth = cell(catalog, shoppers, Rates(items=rate, behaviours=0.0, searched=2.0, tiers=0.0), plan.peer_seconds)
+    for name in systems(peers):
+        # One write per message cannot carry it: it would only measure how long the run is.
+        if name != HAND:
+            found = freshness_of(site, catalog, peers, tenth, name, plan.peer_seconds)
+            results["freshness"].setdefault(f"{rate:.0f} item events/s (10 % load)", {})[name] = found
     for peer in peers:
-        site.resume(peer.process)
         peer.process.kill()
-    site.resume(site.consumer)
     settle(site)
     return results

@@ -116,11 +116,13 @@ def breakdown(results):
 def catch_up(results):
     found = results["catch_up"]
     fresh = found["fresh_after_p50_ms"]
+    if fresh is None:
+        return f"### Catching up\n\nNot caught up within the run ({found['stopped_s']:.0f} s stop at {found['load']:.0%} load)."
     return (
         "### Catching up\n\n"
         f"Stopped for {found['stopped_s']:.0f} s at {found['load']:.0%} load, which goes on: nothing was older than 1 s from "
         f"{found['caught_up_s']:.0f} s after its start on ({found['start_up_s']:.0f} s of them start-up); "
-        f"readable p50 afterwards {fresh if fresh is None else round(fresh)} ms; events lost: {found['not_seen']}."
+        f"readable p50 afterwards {fresh:.0f} ms; events lost: {found['not_seen']}."
     )
 
 

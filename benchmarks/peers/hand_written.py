@@ -22,12 +22,11 @@ def main(config):
     store = FeatureStore(repo_path=config["feast"])
     milvus = MilvusClient(config["index"])
     consumer = KafkaConsumer(
-        "item-events",
+        config["topic"],
         bootstrap_servers=config["bootstrap"],
         group_id=config["group"],
         enable_auto_commit=False,
-        session_timeout_ms=300_000,
-        max_poll_interval_ms=600_000,
+        auto_offset_reset="earliest",
         fetch_max_wait_ms=50,
         max_poll_records=100,
     )

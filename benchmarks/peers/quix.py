@@ -43,13 +43,13 @@ def main(config):
     app = Application(
         broker_address=config["bootstrap"],
         consumer_group=config["group"],
-        auto_offset_reset="latest",
+        auto_offset_reset="earliest",
         commit_interval=CHECKPOINT_SECONDS,
         auto_create_topics=False,
-        consumer_extra_config={"session.timeout.ms": 300_000, "max.poll.interval.ms": 600_000, "fetch.wait.max.ms": 50},
+        consumer_extra_config={"fetch.wait.max.ms": 50},
         loglevel="WARNING",
     )
-    events = app.dataframe(app.topic("item-events", value_deserializer="json", key_deserializer="bytes"))
+    events = app.dataframe(app.topic(config["topic"], value_deserializer="json", key_deserializer="bytes"))
     events.sink(Sink(config))
     app.run()
 
