@@ -30,16 +30,16 @@ class Plan:
     """How much of everything; the whole takes less than 15 minutes, `QUICK` less than three."""
 
     items: int = 10_000
-    rounds: int = 5
+    rounds: int = 4
     changes: int = 2_000
-    unchanged: int = 20_000
-    seconds: tuple = ((0.1, 40.0), (0.5, 60.0), (2.0, 20.0))
+    unchanged: int = 15_000
+    seconds: tuple = ((0.1, 30.0), (0.5, 45.0), (2.0, 15.0))
     embedded: float = 30.0
-    stop: tuple = (10.0, 60.0, 70.0)
+    stop: tuple = (10.0, 60.0, 55.0)
     behaviours: float = 20.0
     peer_rounds: int = 3
-    peer_events: int = 400
-    peer_seconds: float = 15.0
+    peer_events: int = 300
+    peer_seconds: float = 10.0
 
 
 QUICK = Plan(1_500, 2, 300, 3_000, ((0.1, 6.0), (0.5, 8.0), (2.0, 4.0)), 6.0, (3.0, 6.0, 10.0), 20.0, 2, 80, 5.0)
