@@ -13,18 +13,20 @@ from tests.kafka_broker import KafkaBroker, missing
 
 
 class RedisServer:
-    """A `redis-server` without persistence that a test may stop and start again on its port."""
+    """A `redis-server` that a test may kill and start again on its port; without persistence unless `options` say otherwise."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *options):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
+        self._options = options
         self._process = None
 
     def start(self):
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
+        command += self._options
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:

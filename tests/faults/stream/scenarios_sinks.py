@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 
+from tests.conftest import RedisServer
 from tests.faults.stream.figures import Broken
 from tests.faults.stream.scenarios import scenario
-from tests.kafka_broker import free_port
 
 
 @scenario("6", short=0.3)
@@ -136,6 +135,23 @@ def index_disk_full(rig):
     return rig.finish()
 
 
+def killed_under_load(rig, consumer, what, kill, start, *, rounds, events, away):
+    """Kill a server while events come, see that nothing is committed and the consumer says so, and start it again."""
+    for _ in range(rounds):
+        sending = rig.producing(rig.maker.mixed(rig.count(events)), rate=500)
+        time.sleep(0.7)
+        kill()
+        rig.figures.kills_of_others += 1
+        time.sleep(away)
+        if rig.lag() == 0:
+            raise Broken(f"all is committed although the {what} is gone")
+        if consumer.get("readyz")[0] != 503:
+            raise Broken(f"/readyz says {consumer.get('readyz')} although the {what} is gone")
+        start()
+        sending.join()
+        rig.quiesce(recovery=True)
+
+
 @scenario("22", short=0.3)
 def milvus_server_restarts(rig):
     """The index server is killed under load, stays away for some seconds, and comes back on the same data."""
@@ -143,19 +159,7 @@ def milvus_server_restarts(rig):
     rig.produce(rig.maker.creates())
     consumer = rig.start()
     rig.quiesce()
-    for _ in range(2 if rig.size >= 1 else 1):
-        sending = rig.producing(rig.maker.mixed(rig.count(1_000)), rate=500)
-        time.sleep(0.7)
-        server.kill()
-        rig.figures.kills_of_others += 1
-        time.sleep(4)
-        if rig.lag() == 0:
-            raise Broken("all is committed although the index is gone")
-        if consumer.get("readyz")[0] != 503:
-            raise Broken(f"/readyz says {consumer.get('readyz')} although the index is gone")
-        server.start()
-        sending.join()
-        rig.quiesce(recovery=True)
+    killed_under_load(rig, consumer, "index", server.kill, server.start, rounds=2 if rig.size >= 1 else 1, events=1_000, away=4)
     return rig.finish(most_duplicates=0)
 
 
@@ -178,55 +182,16 @@ def second_owner_of_the_index_file(rig):
     return rig.finish()
 
 
-class Redis:
-    """A redis-server that keeps what it acknowledged over a SIGKILL."""
-
-    def __init__(self, folder):
-        self.folder, self.port = folder, free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.process = None
-
-    def start(self):
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
-        self.process = subprocess.Popen(
-            [*command, "--appendonly", "yes", "--appendfsync", "always"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return self
-            time.sleep(0.05)
-        raise RuntimeError("redis-server does not listen")
-
-    def kill(self):
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-
 @scenario("23")
 def redis_down(rig):
     """The online store is a Redis that is killed under load and comes back (the consumer never reads Feast's registry)."""
-    server = Redis(rig.folder)
-    rig.stops.append(server.kill)
-    server.start()
+    server = RedisServer(rig.folder, "--appendonly", "yes", "--appendfsync", "always").start()
+    rig.stops.append(server.stop)
     rig.base |= {"online": "redis", "redis_url": server.url, "project": f"faults{rig.seed}"}
     rig.produce(rig.maker.creates())
     consumer = rig.start()
     rig.quiesce()
-    for _ in range(2):
-        sending = rig.producing(rig.maker.mixed(rig.count(800)), rate=500)
-        time.sleep(0.7)
-        server.kill()
-        rig.figures.kills_of_others += 1
-        time.sleep(3)
-        if rig.lag() == 0:
-            raise Broken("all is committed although the online store is gone")
-        if consumer.get("readyz")[0] != 503:
-            raise Broken(f"/readyz says {consumer.get('readyz')} although the online store is gone")
-        server.start()
-        sending.join()
-        rig.quiesce(recovery=True)
+    killed_under_load(rig, consumer, "online store", server.stop, server.start, rounds=2, events=800, away=3)
     return rig.finish(most_duplicates=0)
 
 
