@@ -13,6 +13,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY moontide moontide
 COPY encoders encoders
 COPY jobs jobs
+COPY ranking ranking
 COPY serving serving
 COPY streaming streaming
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .

@@ -52,6 +52,25 @@ IMPRESSIONS: Final = pa.schema(
     ]
 )
 
+#: Pairs an encoder is trained on (`jobs/training_pairs.py`). A query is an item, a text or a picture: exactly one of the first three.
+TRAINING_PAIRS: Final = pa.schema(
+    [
+        pa.field("query_item_id", pa.string()),
+        pa.field("query_text", pa.string()),
+        pa.field("query_image", pa.string()),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("negative_item_id", pa.string()),
+        pa.field("purchased", pa.bool_(), nullable=False),
+        pa.field("weight", pa.float32(), nullable=False),
+        pa.field("log_q", pa.float32(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("event_timestamp", TIMESTAMP),
+    ]
+)
+#: Values of `kind`, what each is made of, and where it may train: search and basket pairs are behaviour, the others content.
+PAIR_KINDS: Final = ("search", "click", "basket", "session", "same_product", "title_image", "enriched_title")
+
 #: One row per (item, source_version, event_timestamp, encoded_at) of one space; `embedding` is ``codes * scale``.
 ITEM_EMBEDDING: Final = pa.schema(
     [

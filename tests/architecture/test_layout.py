@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.architecture
 ROOT = Path(__file__).parents[2]
-PACKAGES = ["moontide", "encoders", "jobs", "serving", "streaming"]
+PACKAGES = ["moontide", "encoders", "jobs", "ranking", "serving", "streaming"]
 FLOOR0 = [
     "changes",
     "embeddings",

@@ -1,0 +1,195 @@
+"""One TOML file a size: everything but the data that decides an encoder's weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from moontide.errors import Misconfigured
+
+CONFIGS = Path(__file__).with_name("configs")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape of the model.
+
+    Args:
+        dim: width of a vector.
+        prefix_dims: Matryoshka prefixes trained beside the whole vector; empty: none.
+        backbone: ``lite0`` (EfficientNet-Lite0, ImageNet weights), ``scratch`` (a small random ResNet), or ``hf:PATH_OR_NAME``.
+        train_backbone: False: its features are computed once, for `views` variants of each picture, and kept.
+        side: pictures are stretched to side x side.
+        buckets: rows of the text table.
+        experts: experts of the modality-driven mixture; 0: one gated sum for every modality mix.
+        views: augmented variants of a picture kept when the backbone is frozen, beside the plain one.
+    """
+
+    dim: int = 256
+    prefix_dims: tuple[int, ...] = (32, 64, 128)
+    backbone: str = "lite0"
+    train_backbone: bool = False
+    side: int = 128
+    buckets: int = 32_768
+    experts: int = 4
+    views: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """Parts of the recipe that an ablation turns off or on, one by one.
+
+    Args:
+        queue: negatives from a momentum encoder's queue (SCL, MoCo), beside those of the batch.
+        hard_negatives: triplet loss against items of the same category, or clicked and not bought.
+        post_training: a second stage on cleaned purchase pairs with a spatio-temporal queue.
+        experts: modality-driven mixture of experts with a balance loss (MOON2.0).
+        inter_alignment: query and item aligned in every modality form (MOON2.0).
+        intra_alignment: an item's picture and its own text aligned (MOON2.0).
+        dynamic_filter: pairs that the model finds unlikely are left out, more strictly as it learns (MOON2.0).
+        core_crops: the core region of a picture is encoded beside the whole (MOON).
+        enrichment: texts enriched from attributes (MOON2.0).
+        popularity: logQ correction of behaviour pairs.
+        clicks: click-supervised pairs, where the log has clicks (visual encoding for CTR, stage 2).
+        debias: rarely shown items are aligned with often shown ones (the same paper, stage 3).
+    """
+
+    queue: bool = True
+    hard_negatives: bool = True
+    post_training: bool = True
+    experts: bool = True
+    inter_alignment: bool = True
+    intra_alignment: bool = True
+    dynamic_filter: bool = True
+    core_crops: bool = False
+    enrichment: bool = True
+    popularity: bool = True
+    clicks: bool = False
+    debias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StageConfig:
+    """One stage of training.
+
+    Args:
+        steps: optimiser steps; the learning rate warms up over the first twentieth and falls to zero along a cosine.
+        photos, illustrated, titles, behaviour: rows of each kind of pair in a step.
+        head_rate, backbone_rate, table_rate, term_rate: peak learning rates.
+        temperature, text_temperature, label_temperature, behaviour_temperature: InfoNCE divides cosines by them.
+        queue_size: negatives kept per modality form; momentum: of the key encoder, ``k = m k + (1 - m) q``.
+        margin: of the triplet loss, in cosine.
+        filter_threshold, filter_sharpness, filter_margin: tau, kappa and the first margin of MOON2.0's dynamic filter.
+    """
+
+    steps: int = 1500
+    photos: int = 128
+    illustrated: int = 48
+    titles: int = 192
+    behaviour: int = 128
+    head_rate: float = 2e-3
+    backbone_rate: float = 2e-4
+    table_rate: float = 1e-3
+    term_rate: float = 1e-2
+    weight_decay: float = 5e-4
+    temperature: float = 0.07
+    text_temperature: float = 0.05
+    label_temperature: float = 0.1
+    behaviour_temperature: float = 0.15
+    queue_size: int = 1024
+    momentum: float = 0.99
+    margin: float = 0.2
+    filter_threshold: float = 0.6
+    filter_sharpness: float = 10.0
+    filter_margin: float = 0.3
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """A whole recipe. `name` is the file's; `seed` decides every draw."""
+
+    name: str = "small"
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    switches: Switches = field(default_factory=Switches)
+    pretrain: StageConfig = field(default_factory=StageConfig)
+    post: StageConfig = field(default_factory=StageConfig)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over every setting: a checkpoint is resumed by its own config only."""
+        body = json.dumps(asdict(self), sort_keys=True).encode()
+        return hashlib.blake2b(body, digest_size=8).hexdigest()
+
+
+def load_config(source: str | Path, *, overrides: Sequence[str] = ()) -> EncoderConfig:
+    """Read a TOML file, or one of `encoders/configs` by its name.
+
+    Args:
+        source: a path that ends in ``.toml``, or a name such as ``small``.
+        overrides: ``section.key=value`` with a TOML value, e.g. ``switches.experts=false``, ``pretrain.steps=50``, ``seed=3``.
+
+    Raises:
+        Misconfigured: no such file, not TOML, an unknown key, or a value of another type.
+    """
+    path = Path(source) if str(source).endswith(".toml") else CONFIGS / f"{source}.toml"
+    try:
+        body = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        known = sorted(file.stem for file in CONFIGS.glob("*.toml"))
+        raise Misconfigured(f"config {source}: expected a .toml file or one of {known}, got {type(error).__name__}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"config {path}: expected TOML, got {error}; correct the line") from error
+    for override in overrides:
+        _apply(body, override)
+    return _build(EncoderConfig, {"name": path.stem, **body}, "")
+
+
+def _apply(body: dict[str, Any], override: str) -> None:
+    key, found, value = override.partition("=")
+    if not found:
+        raise Misconfigured(f"override {override!r}: expected section.key=value")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    *sections, last = key.strip().split(".")
+    for name in sections:
+        body = body.setdefault(name, {})
+        if not isinstance(body, dict):
+            raise Misconfigured(f"override {override!r}: {name} is a value, not a section")
+    body[last] = parsed
+
+
+def _build(cls: type[T], body: Mapping[str, Any], where: str) -> T:
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(body) - set(hints))
+    if unknown:
+        raise Misconfigured(f"config {where or 'file'}: unknown {unknown}; known are {sorted(hints)}")
+    values = {key: _value(hints[key], value, f"{where}.{key}".strip(".")) for key, value in body.items()}
+    return cls(**values)
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+        return _build(hint, value, where)
+    origin = typing.get_origin(hint)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_value(typing.get_args(hint)[0], part, where) for part in value)
+    if origin not in (None, tuple, types.UnionType) and isinstance(value, dict):
+        return {str(key): _value(typing.get_args(hint)[1], part, f"{where}.{key}") for key, part in value.items()}
+    if hint is float and type(value) is int:
+        return float(value)
+    if origin is None and type(value) is hint:
+        return value
+    raise Misconfigured(f"config {where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")

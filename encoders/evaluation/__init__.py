@@ -1,0 +1,1 @@
+"""How good an encoder is: tasks, measures, baselines and the report."""

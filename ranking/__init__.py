@@ -1,0 +1,1 @@
+"""Reference CTR models that consume the features: the proof that they help."""
