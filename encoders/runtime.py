@@ -161,10 +161,17 @@ class Encoder:
         )
 
     def run(self, prepared: Prepared) -> Embeddings:
-        """The model alone: each tower on the rows that have its modality, then the fusion, then one quantisation."""
+        """The model alone, and one quantisation of what it gives."""
+        return Embeddings.from_float(self.space, self.floats(prepared), ids=prepared.ids)
+
+    def floats(self, prepared: Prepared) -> NDArray[np.float32]:
+        """(B, D) before quantisation: each tower on the rows that have its modality, then the fusion.
+
+        For measuring what quantisation costs; whatever is stored or compared comes from `run`.
+        """
         count, dim = len(prepared), self.space.dim
         if not count:
-            return Embeddings.absent(self.space, 0, ids=())
+            return np.zeros((0, dim), np.float32)
         towers = np.zeros((2, count, dim), np.float32)
         present = np.zeros((count, 2), np.float32)
         towers[0, prepared.image_rows] = self._run_images(prepared.pixels)
@@ -173,7 +180,7 @@ class Encoder:
         self._run_texts(prepared.tokens, text_rows, towers[1])
         present[text_rows, 1] = 1.0
         (vectors,) = self._fusion.run(None, {"image": towers[0], "text": towers[1], "present": present})
-        return Embeddings.from_float(self.space, vectors, ids=prepared.ids)
+        return np.asarray(vectors, np.float32)
 
     @property
     def _title_limit(self) -> int:
