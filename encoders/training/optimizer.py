@@ -40,7 +40,7 @@ class Optimizer:
     def gradients(self, total: Tensor) -> Tensor:
         """Gradients of `total` in place of older ones; returns the norm of all of them together."""
         self._adam.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def step(self, rate: float, *, norm: Tensor, clip: float | None) -> None:
@@ -64,8 +64,8 @@ class Optimizer:
         """
         rows: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():
-            row, _, name = key.partition(".")
-            rows.setdefault(int(row), {})[name] = value
+            number, _, name = key.partition(".")
+            rows.setdefault(int(number), {})[name] = value
         for row, values in rows.items():
             expected = tuple(self.parameters[row].shape) if row < len(self.parameters) else None
             got = tuple(values["exp_avg"].shape)
