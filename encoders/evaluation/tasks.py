@@ -183,3 +183,9 @@ def text_of(item: Item) -> str:
 def squash(title: str) -> str:
     """What makes two titles the same string: case and white space do not count."""
     return " ".join(title.casefold().split())
+
+
+def numbered(values: Sequence[Hashable]) -> NDArray[np.int64]:
+    """(Q,) the same number for the same value."""
+    known: dict[Hashable, int] = {}
+    return np.array([known.setdefault(value, len(known)) for value in values], np.int64)
