@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from moontide.errors import Misconfigured
+from encoders.artifact_folder import dump_object, replace_folder
+from moontide.errors import Misconfigured, Transient
 from moontide.stores.offline_files import fsync
 
 FORMAT_VERSION: Final = 1
@@ -85,22 +84,27 @@ class CheckpointFolder:
         return max(self._all(), key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint so that its folder is never half of one, then drop those too old to keep."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write a checkpoint so that its folder is never half of one, then drop those too old to keep.
+
+        Raises:
+            Transient: the disk took none of it; the checkpoint before is untouched.
+        """
         target = self.folder / f"{checkpoint.stage}-{checkpoint.step:08d}"
         if not _NAME.fullmatch(target.name):
             raise Misconfigured(f"stage name {checkpoint.stage!r}: expected [a-z][a-z0-9_]*")
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=self.folder))
+        files = {f"{part}.safetensors": _bytes_of(checkpoint.tensors[part]) for part in PARTS}
+        body = {
+            "format_version": FORMAT_VERSION, "stage": checkpoint.stage, "step": checkpoint.step, "steps": checkpoint.steps,
+            "skipped": checkpoint.skipped, "digests": self.digests, "history": checkpoint.history,
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        }  # fmt: skip
         try:
-            self._fill(fresh, checkpoint)
-            if target.exists():
-                # The same step of the same run: the same content. The one before it is still there if we die here.
-                shutil.rmtree(target)
-            fresh.rename(target)
+            replace_folder(target, {**files, META: dump_object({"checksum": _body_checksum(body), **body})})
             fsync(self.folder)
-        finally:
-            if fresh.exists():
-                shutil.rmtree(fresh)
+        except OSError as error:
+            raise Transient(
+                f"checkpoint {target}: expected to write it, got {error}; make room, then go on (--resume)"
+            ) from error
         for old in self._all(checkpoint.stage)[: -self.keep]:
             shutil.rmtree(old)
         return target
@@ -116,25 +120,6 @@ class CheckpointFolder:
         found = ((path, _NAME.fullmatch(path.name)) for path in self.folder.iterdir())
         return sorted(path for path, name in found if name and path.is_dir() and stage in (None, name[1]))
 
-    def _fill(self, folder: Path, checkpoint: Checkpoint) -> None:
-        files = {}
-        for part in PARTS:
-            # Copies: the format refuses tensors that share memory, and tied weights do.
-            tensors = {name: value.detach().cpu().contiguous().clone() for name, value in checkpoint.tensors[part].items()}
-            path = folder / f"{part}.safetensors"
-            save_file(tensors, path)
-            fsync(path)
-            files[path.name] = _checksum(path)
-        body = {
-            "format_version": FORMAT_VERSION, "stage": checkpoint.stage, "step": checkpoint.step, "steps": checkpoint.steps,
-            "skipped": checkpoint.skipped, "digests": self.digests, "files": files, "history": checkpoint.history,
-        }  # fmt: skip
-        with (folder / META).open("w", encoding="utf-8") as file:
-            json.dump({"checksum": _body_checksum(body), **body}, file, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        fsync(folder)
-
     def _load(self, folder: Path, stage: str) -> Checkpoint:
         body = _read_meta(folder)
         for name, expected in self.digests.items():
@@ -148,6 +133,12 @@ class CheckpointFolder:
             raise Misconfigured(f"checkpoint {folder}: expected stage {stage}, got {body['stage']}; do not rename checkpoints")
         tensors = {part: _read_tensors(folder / f"{part}.safetensors", body["files"]) for part in PARTS}
         return Checkpoint(stage, body["step"], body["steps"], tensors, body["history"], body["skipped"])
+
+
+def _bytes_of(tensors: Mapping[str, Tensor]) -> bytes:
+    # Copies: the format refuses tensors that share memory, and tied weights do.
+    data: bytes = save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()})
+    return data
 
 
 def _checksum(path: Path) -> str:

@@ -162,8 +162,6 @@ def test_json_of_something_else_is_refused(tmp_path: Path, body: object) -> None
 
 
 def test_a_writing_that_fails_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import encoders.training.checkpoint as module
-
     newest = _one(tmp_path)
 
     def full(*_: object) -> None:
@@ -172,8 +170,8 @@ def test_a_writing_that_fails_leaves_the_checkpoint_before(tmp_path: Path, monke
     folder = CheckpointFolder(tmp_path, DIGESTS, resume=True)
     found = folder.latest("pretrain")
     assert found is not None
-    monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr("encoders.artifact_folder.os.fsync", full)
+    with pytest.raises(Transient, match="no space"):
         folder.save(found)
     assert [path.name for path in tmp_path.iterdir()] == [newest.name]
     assert folder.latest("pretrain") is not None
