@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.item import Item
+from encoders.terms import TermTable, WeightConfig
+from moontide.errors import Misconfigured
 
 _BASE: Final = 0x9E3779B97F4A7C15 | 1
 _BASE_INVERSE: Final = pow(_BASE, -1, 2**64)
@@ -31,6 +33,8 @@ class Kind(IntEnum):
     ATTRIBUTE_WORD = 3
     ATTRIBUTE_GRAM = 4
     DESCRIPTION_WORD = 5
+    TITLE_BIGRAM = 6
+    ATTRIBUTE_BIGRAM = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class TokenizerConfig:
         buckets: rows of the embedding table.
         grams: lengths of character n-grams; a word's boundary counts as one character.
         title_chars, attribute_chars, description_chars: how much of each field is read.
+        weights: how features are weighed by a `TermTable`; None: every feature weighs 1, and none is left out.
     """
 
     buckets: int = 32_768
@@ -48,9 +53,12 @@ class TokenizerConfig:
     title_chars: int = 300
     attribute_chars: int = 300
     description_chars: int = 2_000
+    weights: WeightConfig | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grams", tuple(self.grams))
+        if isinstance(self.weights, dict):
+            object.__setattr__(self, "weights", WeightConfig(**self.weights))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,11 +69,13 @@ class Tokens:
         ids: (T,) int32 buckets.
         kinds: (T,) uint8 of `Kind`.
         offsets: (B + 1,) int64.
+        weights: (T,) float32, what each feature says; None: all the same.
     """
 
     ids: NDArray[np.int32]
     kinds: NDArray[np.uint8]
     offsets: NDArray[np.int64]
+    weights: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -82,10 +92,22 @@ class Tokens:
         lengths = self.lengths[rows]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         source = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return Tokens(self.ids[source], self.kinds[source], offsets)
+        return Tokens(self.ids[source], self.kinds[source], offsets, None if self.weights is None else self.weights[source])
+
+    def inputs(self, rows: NDArray[np.integer]) -> dict[str, NDArray[np.generic]]:
+        """What a text model reads of `rows`, each (len(rows), L), padded with bucket 0 of `Kind.PAD` and weight 0."""
+        ids, kinds, weights = self.padded_weighted(rows)
+        found: dict[str, NDArray[np.generic]] = {"ids": ids, "kinds": kinds}
+        if self.weights is not None:
+            found["weights"] = weights
+        return found
 
     def padded(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         """Ids and kinds of `rows`, each (len(rows), L), padded with bucket 0 of `Kind.PAD`."""
+        return self.padded_weighted(rows)[:2]
+
+    def padded_weighted(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.float32]]:
+        """As `padded`, with weights: 1 where there are none, 0 in the padding."""
         lengths = self.lengths[rows]
         width = max(int(lengths.max(initial=0)), 1)
         columns = np.arange(width)
@@ -93,36 +115,66 @@ class Tokens:
         source = (self.offsets[rows][:, None] + columns[None, :])[inside]
         ids = np.zeros(inside.shape, np.int32)
         kinds = np.zeros(inside.shape, np.uint8)
+        weights = np.zeros(inside.shape, np.float32)
         ids[inside] = self.ids[source]
         kinds[inside] = self.kinds[source]
-        return ids, kinds
+        weights[inside] = 1.0 if self.weights is None else self.weights[source]
+        return ids, kinds, weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Features of one kind in one field: the row, bucket and weight of each."""
+
+    owners: NDArray[np.int64]
+    ids: NDArray[np.int32]
+    kind: Kind
+    weights: NDArray[np.float32] | None
 
 
 class Tokenizer:
-    """Turns items into `Tokens`. Needs no vocabulary: term weights live in the model."""
+    """Turns items into `Tokens`. Needs no vocabulary: what is not in the term table counts as rare."""
 
-    def __init__(self, config: TokenizerConfig) -> None:
+    def __init__(self, config: TokenizerConfig, terms: TermTable | None = None) -> None:
+        """Raises Misconfigured: weights are asked for and no term table is given."""
+        if config.weights is not None and terms is None:
+            raise Misconfigured("tokenizer: expected a term table with weights, got none; copy the whole artifact again")
         self.config = config
+        self.terms = terms
 
     def __call__(self, items: Sequence[Item]) -> Tokens:
         """Features of `items` in order; an item without letters or digits has none."""
         config = self.config
         fields = (
-            ([item.title for item in items], config.title_chars, Kind.TITLE_WORD, Kind.TITLE_GRAM),
-            ([item.attributes for item in items], config.attribute_chars, Kind.ATTRIBUTE_WORD, Kind.ATTRIBUTE_GRAM),
-            ([item.description for item in items], config.description_chars, Kind.DESCRIPTION_WORD, None),
+            ([item.title for item in items], config.title_chars, (Kind.TITLE_WORD, Kind.TITLE_GRAM, Kind.TITLE_BIGRAM)),
+            (
+                [item.attributes for item in items],
+                config.attribute_chars,
+                (Kind.ATTRIBUTE_WORD, Kind.ATTRIBUTE_GRAM, Kind.ATTRIBUTE_BIGRAM),
+            ),
+            ([item.description for item in items], config.description_chars, (Kind.DESCRIPTION_WORD,)),
         )
-        parts = [self._field(*field) for field in fields if any(field[0])]
-        return _merge(parts, len(items))
+        parts = [part for texts, limit, kinds in fields if any(texts) for part in self._field(texts, limit, kinds)]
+        return _merge(parts, len(items), weighted=config.weights is not None)
 
-    def _field(
-        self, texts: Sequence[str | None], limit: int, word: Kind, gram: Kind | None
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.int32], Kind]]:
+    def fingerprints(self, words: Sequence[str]) -> NDArray[np.uint32]:
+        """(len(words),) of the first word of each text; 0 for a text without one."""
+        codes, owners = _code_points([normalise(word, self.config.title_chars) for word in words])
+        sums, inverses = _prefix_sums(codes)
+        starts, stops = _words(codes)
+        rows, first = np.unique(owners[starts], return_index=True)
+        found = np.zeros(len(words), np.uint32)
+        found[rows] = _fingerprint(_hash(sums, inverses, starts - 1, stops + 1, seed=1))[first]
+        return found
+
+    def _field(self, texts: Sequence[str | None], limit: int, kinds: tuple[Kind, ...]) -> list[Part]:
         codes, owners = _code_points([normalise(text, limit) for text in texts])
         sums, inverses = _prefix_sums(codes)
         starts, stops = _words(codes)
-        parts = [(owners[starts], self._bucket(sums, inverses, starts - 1, stops + 1, seed=1), word)]
-        if gram is None:
+        hashes = _hash(sums, inverses, starts - 1, stops + 1, seed=1)
+        weigh = None if self.config.weights is None else _Weigher(self.config.weights, self.terms, codes, owners, starts, hashes)
+        parts = [Part(owners[starts], self._bucket(hashes), kinds[0], None if weigh is None else weigh.words())]
+        if len(kinds) == 1:
             return parts
         # A window may touch white space at its ends only, or it would span two words.
         breaks = np.concatenate([[0], np.cumsum(codes == _SPACE)])
@@ -130,20 +182,51 @@ class Tokenizer:
             first = np.arange(max(len(codes) - size + 1, 0))
             whole = breaks[first + size - 1] == breaks[first + 1]
             first = first[whole]
-            parts.append((owners[first + 1], self._bucket(sums, inverses, first, first + size, seed=2), gram))
+            word = np.searchsorted(starts, first + 1, side="right") - 1
+            grams = _hash(sums, inverses, first, first + size, seed=2)
+            parts.append(Part(owners[first + 1], self._bucket(grams), kinds[1], None if weigh is None else weigh.grams(word)))
+        if weigh is not None and weigh.config.bigram_share:
+            first = np.flatnonzero(owners[starts[:-1]] == owners[starts[1:]])
+            pairs = _mix(hashes[first] * np.uint64(3) + hashes[first + 1])
+            parts.append(Part(owners[starts[first]], self._bucket(pairs), kinds[2], weigh.bigrams(first)))
         return parts
 
-    def _bucket(
-        self,
-        sums: NDArray[np.uint64],
-        inverses: NDArray[np.uint64],
-        starts: NDArray[np.int64],
-        stops: NDArray[np.int64],
-        *,
-        seed: int,
-    ) -> NDArray[np.int32]:
-        spans = (sums[stops] - sums[starts]) * inverses[starts]
-        return (_mix(spans + np.uint64(seed)) % np.uint64(self.config.buckets)).astype(np.int32)
+    def _bucket(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
+        return (hashes % np.uint64(self.config.buckets)).astype(np.int32)
+
+
+class _Weigher:
+    """Weights of the features of one field over a batch."""
+
+    def __init__(
+        self, config: WeightConfig, terms: TermTable | None, codes: NDArray[np.uint32], owners: NDArray[np.int64],
+        starts: NDArray[np.int64], hashes: NDArray[np.uint64],
+    ) -> None:  # fmt: skip
+        assert terms is not None
+        self.config = config
+        digits = np.concatenate([[0], np.cumsum((codes >= 48) & (codes <= 57))])
+        stops = _words(codes)[1]
+        self.lengths = stops - starts
+        count = digits[stops] - digits[starts]
+        zipf = np.where(count == self.lengths, config.numbers(self.lengths), terms.look_up(_fingerprint(hashes)))
+        self.base = config.base(zipf)
+        row = owners[starts]
+        first = np.searchsorted(row, row, side="left")
+        place = config.place(np.arange(len(starts)) - first)
+        number = np.where(count > 0, np.float32(config.number_boost), np.float32(1.0))
+        self.form = place * number
+
+    def words(self) -> NDArray[np.float32]:
+        return (self.base**self.config.word_power * self.form).astype(np.float32)
+
+    def grams(self, word: NDArray[np.int64]) -> NDArray[np.float32]:
+        share = (
+            self.config.gram_share * self.base**self.config.gram_power * np.maximum(self.lengths, 1) ** -self.config.gram_length
+        )
+        return (share * self.form)[word].astype(np.float32)
+
+    def bigrams(self, first: NDArray[np.int64]) -> NDArray[np.float32]:
+        return (self.config.bigram_share * self.words()[first]).astype(np.float32)
 
 
 def normalise(text: str | None, limit: int) -> str:
@@ -198,6 +281,22 @@ def _prefix_sums(codes: NDArray[np.uint32]) -> tuple[NDArray[np.uint64], NDArray
     return sums, inverses
 
 
+def _hash(
+    sums: NDArray[np.uint64],
+    inverses: NDArray[np.uint64],
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    *,
+    seed: int,
+) -> NDArray[np.uint64]:
+    """(T,) hashes of the spans ``codes[starts:stops]``."""
+    return _mix((sums[stops] - sums[starts]) * inverses[starts] + np.uint64(seed))
+
+
+def _fingerprint(hashes: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    return (hashes >> np.uint64(32)).astype(np.uint32)
+
+
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """splitmix64's finaliser: neighbouring inputs land far apart."""
     mixed = values + np.uint64(0x9E3779B97F4A7C15)
@@ -206,12 +305,17 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _merge(fields: Sequence[list[tuple[NDArray[np.int64], NDArray[np.int32], Kind]]], rows: int) -> Tokens:
-    parts = [part for field in fields for part in field]
-    owners = np.concatenate([np.zeros(0, np.int64), *[part[0] for part in parts]])
-    ids = np.concatenate([np.zeros(0, np.int32), *[part[1] for part in parts]])
-    kinds = np.concatenate([np.zeros(0, np.uint8), *[np.full(len(part[0]), part[2], np.uint8) for part in parts]])
+def _merge(parts: Sequence[Part], rows: int, *, weighted: bool) -> Tokens:
+    owners = np.concatenate([np.zeros(0, np.int64), *[part.owners for part in parts]])
+    ids = np.concatenate([np.zeros(0, np.int32), *[part.ids for part in parts]])
+    kinds = np.concatenate([np.zeros(0, np.uint8), *[np.full(len(part.owners), part.kind, np.uint8) for part in parts]])
+    weights = np.concatenate([np.zeros(0, np.float32), *[part.weights for part in parts if part.weights is not None]])
     order = np.argsort(owners, kind="stable")
+    if weighted and len(order):
+        # A word said twice says nothing new; the first place of it counts, and argsort is stable.
+        keys = (owners[order] << np.int64(40)) | (kinds[order].astype(np.int64) << np.int64(32)) | ids[order].astype(np.int64)
+        first = np.unique(keys, return_index=True)[1]
+        order = order[np.sort(first)]
     offsets = np.zeros(rows + 1, np.int64)
-    np.cumsum(np.bincount(owners, minlength=rows), out=offsets[1:])
-    return Tokens(ids[order], kinds[order], offsets)
+    np.cumsum(np.bincount(owners[order], minlength=rows), out=offsets[1:])
+    return Tokens(ids[order], kinds[order], offsets, weights[order] if weighted else None)
