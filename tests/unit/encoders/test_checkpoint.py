@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from encoders.training.checkpoint import CheckpointFolder  # noqa: E402
 from encoders.training.history import History, read_history  # noqa: E402
 from encoders.training.loop import LoopConfig, run  # noqa: E402
-from moontide.errors import Misconfigured  # noqa: E402
+from moontide.errors import Misconfigured, Transient  # noqa: E402
 from tests.unit.encoders.tiny_stage import TinyStage  # noqa: E402
 
 pytestmark = pytest.mark.unit
