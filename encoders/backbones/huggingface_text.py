@@ -175,6 +175,7 @@ def _tokenizer(source: Pretrained) -> tuple[bytes, int]:
     data: bytes = found.backend_tokenizer.to_str().encode()
     if len(data) > VOCABULARY_MAX_BYTES:
         raise Misconfigured(
-            f"model {source.name}: expected a vocabulary of at most {VOCABULARY_MAX_BYTES} bytes, got {len(data)}; use another model"
+            f"model {source.name}: expected a vocabulary of at most {VOCABULARY_MAX_BYTES} bytes, got {len(data)}; "
+            "use another model"
         )
     return data, int(found.pad_token_id)
