@@ -1,124 +1,119 @@
-"""How good an encoder is on groups it never saw: the figures of a manifest, through the runtime that serves them."""
+"""Measure an artifact on any folder: ``python -m encoders.evaluate ARTIFACT --data DIR ...``; no torch is needed."""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from encoders.augment import vary_title
-from encoders.data import UNKNOWN_LABELS, DataSet, Example
-from encoders.item import Item
-from encoders.metrics import cosines, mean_average_precision, precision_at, recall_at
+from encoders.artifact import Manifest
+from encoders.data import DataSet
+from encoders.evaluation.measured import MeasuredData, Say, measure
+from encoders.evaluation.measures import CONFIDENCE, DRAWS, SEED, run
+from encoders.evaluation.output import as_json, as_table, write_json
+from encoders.evaluation.tasks import Method
+from encoders.evaluation.tasks_build import SPLITS, Built, build, build_folder
+from encoders.evaluation.vectors import ByCodes, Vectors
 from encoders.runtime import Encoder
-
-EVALUATION_SEED = 7
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """Titles to look up: query text, and the row of the gallery it belongs to."""
-
-    text: str
-    row: int
+from moontide.errors import Misconfigured, MoontideError
 
 
-def evaluate(encoder: Encoder, data_sets: Sequence[DataSet], *, split: str = "test") -> dict[str, dict[str, float]]:
-    """Measures by ``<data set>/<task>``; a data set gives those tasks that its columns allow."""
-    found: dict[str, dict[str, float]] = {}
-    for data in data_sets:
-        rows = data.rows(split)
-        examples = [data.examples[row] for row in rows]
-        labelled = [e for e in examples if e.label and e.label not in UNKNOWN_LABELS and e.images]
-        if len(labelled) > 1:
-            found[f"{data.name}/image_to_image"] = image_by_label(encoder, data.folder, labelled)
-        pictured = [e for e in examples if e.item.title and e.images]
-        if len(pictured) > 1:
-            found[f"{data.name}/cross_modal"] = cross_modal(encoder, data.folder, pictured)
-        described = [e for e in examples if e.item.title and e.item.description]
-        if len(described) > 1:
-            found[f"{data.name}/description_to_title"] = description_to_title(encoder, described)
-        if data.variants:
-            found[f"{data.name}/title_variants"] = title_variants(encoder, data, rows)
-        if not pictured and any(example.item.title for example in examples):
-            found[f"{data.name}/title_damaged"] = title_damaged(encoder, data, rows)
-    return found
+def evaluate(
+    encoder: Encoder, data_sets: Sequence[DataSet], *, split: str = "test", queries: int | None = None, values: bool = False
+) -> dict[str, dict[str, float]]:
+    """Means by ``<data set>/<task>``, and its number of queries: what training shows and a manifest holds.
+
+    `queries` caps each task; `values` adds classification and attribute prediction, which encode the train split too.
+    """
+    vectors = Vectors(encoder)
+    method = ByCodes("codes", vectors)
+    tasks = [task for data in data_sets for task in build(data, split=split, queries=queries, values=values).tasks]
+    return {task.name: {**run(task, method), "queries": float(len(task.queries))} for task in tasks}
 
 
-def image_by_label(encoder: Encoder, folder: Path, examples: Sequence[Example]) -> dict[str, float]:
-    """Photos of unseen senders: a hit has the query's label and comes from another sender."""
-    items = [Item(str(at), image=(folder / example.images[0]).read_bytes()) for at, example in enumerate(examples)]
-    vectors = encoder.encode(items)
-    scores = cosines(vectors, vectors)
-    labels = np.array([example.label for example in examples])
-    groups = np.array([example.group for example in examples])
-    scores[groups[:, None] == groups[None, :]] = -np.inf
-    relevant = (labels[:, None] == labels[None, :]) & np.isfinite(scores)
-    return {
-        "precision_at_10": precision_at(scores, relevant, 10),
-        "map": mean_average_precision(scores, relevant),
-        "queries": float(len(items)),
-    }
+def split_for(folder: Path, asked: str, manifest: Manifest) -> str:
+    """`asked`; for ``auto`` ``test`` where the encoder was trained on a data set of this name, else ``all``."""
+    if asked != "auto":
+        return asked
+    trained = {str(entry.get("name")) for entry in manifest.provenance.get("data", ())}
+    name = folder.absolute().name if folder.is_dir() else folder.absolute().parent.name
+    return "test" if name in trained else "all"
 
 
-def cross_modal(encoder: Encoder, folder: Path, examples: Sequence[Example]) -> dict[str, float]:
-    """Title and attributes find the item's picture among all, and the other way round."""
-    texts = [replace(example.item, description=None) for example in examples]
-    pictures = [Item(e.item.item_id, image=(folder / e.images[0]).read_bytes()) for e in examples]
-    scores = cosines(encoder.encode(texts), encoder.encode(pictures))
-    relevant = np.eye(len(examples), dtype=bool)
-    return {
-        "text_to_image_recall_at_10": recall_at(scores, relevant, 10),
-        "image_to_text_recall_at_10": recall_at(scores.T, relevant, 10),
-        "chance": min(1.0, 10 / len(examples)),
-        "queries": float(len(examples)),
-    }
+def own_methods(vectors: Vectors, dims: Sequence[int]) -> list[Method]:
+    """The whole vector, then its prefixes.
+
+    Raises:
+        Misconfigured: a prefix that is no prefix.
+    """
+    space = vectors.encoder.space
+    wrong = [dim for dim in dims if not 1 <= dim < space.dim]
+    if wrong:
+        raise Misconfigured(f"--dims: expected 1 to {space.dim - 1} for {space.id}, got {wrong}")
+    return [ByCodes(space.id, vectors), *(ByCodes(f"d{dim}", vectors, dim) for dim in dims)]
 
 
-def description_to_title(encoder: Encoder, examples: Sequence[Example]) -> dict[str, float]:
-    """A description alone finds the title and attributes of its product; any colour of it counts."""
-    queries = [Item(e.item.item_id, description=e.item.description) for e in examples]
-    gallery = [replace(e.item, description=None) for e in examples]
-    scores = cosines(encoder.encode(queries), encoder.encode(gallery))
-    groups = np.array([example.group for example in examples])
-    relevant = groups[:, None] == groups[None, :]
-    return {
-        "recall_at_1": recall_at(scores, relevant, 1),
-        "recall_at_10": recall_at(scores, relevant, 10),
-        "queries": float(len(queries)),
-    }
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m encoders.evaluate", description=__doc__)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--data", nargs="+", type=Path, required=True, help="folders as in docs/reference/evaluation.md")
+    parser.add_argument("--split", choices=SPLITS, default="auto", help="auto: test for what it was trained on, else all")
+    parser.add_argument("--json", type=Path, help="write the measurement to this file")
+    parser.add_argument("--queries", type=_positive, help="at most so many queries per task, drawn under a fixed seed")
+    parser.add_argument("--dims", type=_numbers, default=(), help="prefixes to measure too, e.g. 32,64,128")
+    parser.add_argument("--threads", type=_positive, default=None)
+    return parser
 
 
-def title_variants(encoder: Encoder, data: DataSet, rows: Sequence[int]) -> dict[str, float]:
-    """Another title that an unseen item was sold under finds its usual one among all titles of the data set."""
-    wanted = set(rows)
-    queries = [Query(text, row) for row, text in data.variants if row in wanted]
-    return title_recall(encoder, data, queries)
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+    return value
 
 
-def title_damaged(encoder: Encoder, data: DataSet, rows: Sequence[int]) -> dict[str, float]:
-    """A title with half of its words lost, the others partly misspelt, finds the whole one among all titles of the data set."""
-    random = np.random.default_rng(EVALUATION_SEED)
-    titled = [(row, data.examples[row].item.title or "") for row in rows if data.examples[row].item.title]
-    queries = [Query(vary_title(title, random, drop=0.5, misspell=0.3), row) for row, title in titled]
-    return title_recall(encoder, data, queries)
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part) for part in text.split(",") if part)
 
 
-def title_recall(encoder: Encoder, data: DataSet, queries: Sequence[Query]) -> dict[str, float]:
-    """recall@1 and recall@10; a gallery title equal to the query's own text is taken out."""
-    titles = [example.item.title or example.item.item_id for example in data.examples]
-    gallery = encoder.encode([Item(str(row), title=title) for row, title in enumerate(titles)])
-    scores = cosines(encoder.encode([Item(str(at), title=query.text) for at, query in enumerate(queries)]), gallery)
-    texts = np.array([query.text.casefold() for query in queries])
-    lowered = np.array([title.casefold() for title in titles])
-    scores[texts[:, None] == lowered[None, :]] = -np.inf
-    relevant: NDArray[np.bool_] = lowered[None, :] == lowered[[query.row for query in queries]][:, None]
-    relevant &= np.isfinite(scores)
-    return {
-        "recall_at_1": recall_at(scores, relevant, 1),
-        "recall_at_10": recall_at(scores, relevant, 10),
-        "queries": float(relevant.any(axis=1).sum()),
-    }
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 1 failed, 2 wrong use."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _run(arguments, lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201
+    except MoontideError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _run(arguments: argparse.Namespace, say: Say) -> int:
+    encoder = Encoder.load(arguments.artifact, threads=arguments.threads)
+    vectors = Vectors(encoder)
+    methods = own_methods(vectors, arguments.dims)
+    found: list[MeasuredData] = []
+    for folder in arguments.data:
+        split = split_for(folder, arguments.split, encoder.artifact.manifest)
+        built = build_folder(folder, split=split, queries=arguments.queries)
+        _say_what_is_missing(built, say)
+        found.append(measure(built, vectors, methods, say=say))
+    print(as_table(found, [method.name for method in methods]))  # noqa: T201
+    if arguments.json:
+        write_json(arguments.json, as_json(encoder, found, _settings(arguments)))
+    return 0
+
+
+def _say_what_is_missing(built: Built, say: Say) -> None:
+    if not built.tasks:
+        say(f"{built.name} [{built.split}]: nothing to measure in {len(built.examples)} items; "
+            "expected labels, several photos, titles with pictures, or titles that match")  # fmt: skip
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    bootstrap = {"draws": DRAWS, "confidence": CONFIDENCE, "seed": SEED}
+    return {"split": arguments.split, "queries": arguments.queries, "dims": list(arguments.dims), "bootstrap": bootstrap}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

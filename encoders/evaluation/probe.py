@@ -41,9 +41,8 @@ def votes_right(
     return (winner == values.queries[rows]).astype(np.float64)
 
 
-def majority(values: SameKey) -> float:
-    """Accuracy of always naming the gallery's most frequent value."""
+def rightly_common(values: SameKey) -> NDArray[np.float64]:
+    """(Q,) 1 where the gallery's most frequent value is the query's: what accuracy stands beside."""
     known = values.gallery[values.gallery >= 0]
-    if not len(known) or not len(values.queries):
-        return 0.0
-    return float((values.queries == np.bincount(known).argmax()).mean())
+    common = int(np.bincount(known).argmax()) if len(known) else -2
+    return (values.queries == common).astype(np.float64)

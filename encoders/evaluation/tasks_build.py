@@ -57,13 +57,18 @@ def build_folder(path: Path, *, split: str, queries: int | None = None) -> Built
     return build(read_data_set(path, cutoff=None, licensed=False), split=split, queries=queries)
 
 
-def build(data: DataSet, *, split: str, queries: int | None = None) -> Built:
-    """Tasks of a data set on the rows of `split`; `queries` caps each task, drawn under a fixed seed."""
+def build(data: DataSet, *, split: str, queries: int | None = None, values: bool = True) -> Built:
+    """Tasks of a data set on the rows of `split`; `queries` caps each task, drawn under a fixed seed.
+
+    `values`: with classification and attribute prediction, whose gallery is the train split.
+    """
     rows = data.rows(split)
     # Values are predicted from train rows to rows of another split, whatever else is measured.
     asked = data.rows("test") if split == "all" else rows
-    sound, skipped = sound_examples(data, {*rows, *asked, *data.rows("train")})
-    tasks = [*image_tasks(sound, rows), *mixed_tasks(sound, rows), *text_tasks(sound, rows), *value_tasks(sound, asked)]
+    sound, skipped = sound_examples(data, {*rows, *asked, *data.rows("train")} if values else {*rows})
+    tasks = [*image_tasks(sound, rows), *mixed_tasks(sound, rows), *text_tasks(sound, rows)]
+    if values:
+        tasks += value_tasks(sound, asked)
     return _built(data.name, split, tasks, data.folder, [sound.examples[row] for row in rows], skipped, queries)
 
 

@@ -35,7 +35,7 @@ def test_the_command_trains_and_reports(
     encoder = Encoder.load(tmp_path / "moon_v2", threads=1)
     assert encoder.space.id == "moon_v2"
     body = json.loads((tmp_path / "moon_v2" / "manifest.json").read_text())
-    assert "shop/cross_modal" in body["metrics"]["test"]["untrained"]
+    assert "shop/text_to_image" in body["metrics"]["test"]["untrained"]
     assert body["provenance"]["data"][0]["licence"] == "CC0-1.0"
     assert "step 2/2" in capsys.readouterr().out
     assert main(["--data", str(tmp_path), "--out", str(tmp_path / "x")]) == 1
