@@ -1,0 +1,95 @@
+"""A whole run over several stages, and what is said about unusual data."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from encoders.data import DataSet, Example, split_of  # noqa: E402
+from encoders.item import Item  # noqa: E402
+from encoders.training.checkpoint import CheckpointFolder  # noqa: E402
+from encoders.training.inputs import data_digest, notes_on  # noqa: E402
+from encoders.training.session import Drive, train  # noqa: E402
+from tests.unit.encoders.tiny_stage import TinyStage  # noqa: E402
+
+pytestmark = pytest.mark.unit
+
+
+class TinyRecipe:
+    """Two stages; the second begins with the model the first left."""
+
+    tokenizer = preprocessing = None
+
+    def __init__(self) -> None:
+        self.model = TinyStage().model
+        self.built: list[str] = []
+
+    def stages(self) -> Iterator[tuple[str, TinyStage, int]]:
+        for name, steps in (("pretrain", 6), ("post", 4)):
+            stage = TinyStage(name)
+            stage.model.load_state_dict(self.model.state_dict())
+            self.model = stage.model
+            self.built.append(name)
+            yield name, stage, steps
+
+
+def _train(recipe: TinyRecipe, folder: CheckpointFolder | None, minutes: float | None = None) -> Any:
+    ticks = itertools.count()
+    drive = Drive(seed=3, minutes=minutes)
+    return train(recipe, drive, checkpoints=folder, clock=lambda: next(ticks) * 0.001, say=lambda _: None)  # type: ignore[arg-type]
+
+
+def test_stages_follow_one_another_and_a_finished_run_resumes_to_itself(tmp_path: Path) -> None:
+    first, again, bare = TinyRecipe(), TinyRecipe(), TinyRecipe()
+    outcome = _train(first, CheckpointFolder(tmp_path, {"config": "a"}))
+    assert first.built == ["pretrain", "post"] and outcome.stopped is None
+    assert set(outcome.speeds) == {"pretrain", "post"} and outcome.speeds["post"]["pairs_per_s"] > 0
+    assert (tmp_path / "curves.png").is_file()
+    resumed = _train(again, CheckpointFolder(tmp_path, {"config": "a"}, resume=True))
+    _train(bare, None)
+    assert resumed.history.records == outcome.history.records
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name]) and torch.equal(value, bare.model.state_dict()[name])
+
+
+def test_the_time_limit_is_one_for_all_stages() -> None:
+    recipe = TinyRecipe()
+    outcome = _train(recipe, None, minutes=1e-9)
+    assert recipe.built == ["pretrain"] and outcome.stopped is not None and "minutes" in outcome.stopped
+
+
+def _data(tmp_path: Path, *examples: tuple[str | None, str | None, tuple[str, ...]]) -> DataSet:
+    """Examples (title, label, images), all of the train split."""
+    groups = (group for group in map(str, itertools.count()) if split_of(group) == "train")
+    rows = tuple(
+        Example(Item(str(at), title=title), next(groups), label, images) for at, (title, label, images) in enumerate(examples)
+    )
+    return DataSet(tmp_path, rows, (), None, {}, {"duplicate_item_id": 2})
+
+
+def test_unusual_data_is_said_aloud(tmp_path: Path) -> None:
+    notes = "\n".join(notes_on([_data(tmp_path, ("mug", "a", ()), ("cup", "b", ()), ("pot", "b", ()))], batch=64))
+    assert "2 rows left out, duplicate item id" in notes
+    assert "no pictures" in notes and "no texts" not in notes
+    assert "1 classes with one member" in notes
+    assert "3 items to train on, fewer than the 64" in notes
+    notes = "\n".join(notes_on([_data(tmp_path, *[(None, None, ("a.jpg",))] * 5)], batch=4))
+    assert "no texts" in notes and "no pictures" not in notes and "fewer" not in notes and "one member" not in notes
+
+
+def test_the_data_digest_follows_tables_names_and_settings(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id\na\n")
+    (tmp_path / "a.jpg").write_bytes(b"123")
+    one = data_digest([tmp_path], "2024-01-01")
+    assert one == data_digest([tmp_path], "2024-01-01") and len(one) == 16
+    assert one != data_digest([tmp_path], None)
+    (tmp_path / "items.csv").write_text("item_id\nb\n")
+    two = data_digest([tmp_path], "2024-01-01")
+    (tmp_path / "a.jpg").write_bytes(b"1234")
+    assert len({one, two, data_digest([tmp_path], "2024-01-01"), data_digest([], "2024-01-01")}) == 4
