@@ -1,26 +1,63 @@
-"""A trained `Moon` as three ONNX files: convolutions fused, text table in int8, other weights in half precision."""
+"""A trained `Moon` as ONNX files that were compared with it: convolutions folded, tables and large weights in int8."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from encoders.artifact import LAYOUT
-from encoders.towers import Block, ImageTower, Moon, TextTower
+from encoders.export_weights import shrink
+from encoders.folding import fold
+from encoders.item import Item
+from encoders.sample_inputs import ITEMS, cosines, mixes, smooth_pictures
+from encoders.sessions import open_session
+from encoders.tokenizer import Tokens
+from encoders.towers import ImageTower, Moon, TextTower
+from moontide.errors import Misconfigured
 
 OPSET: Final = 18
-_HALF_FROM: Final = 1024
+#: Least cosine between a vector of the float32 export and torch's.
+TORCH_COSINE: Final = 1.0 - 1e-4
+#: Least mean cosine between a model with its weights in int8 and the same in float32.
+STORED_COSINE: Final = 0.98
+#: Batches that are compared.
+BATCHES: Final = (1, 5)
+
+Arrays = Mapping[str, NDArray[np.generic]]
+Rows = Callable[[Arrays], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """ONNX files, and how near they are to what they were made from; all by `Layout` name.
+
+    Attributes:
+        models: bytes.
+        torch_cosine: least cosine of a vector of the float32 export with torch's.
+        stored_cosine: least and mean cosine of the file's vectors, its weights in int8, with the float32 export's.
+    """
+
+    models: Mapping[str, bytes]
+    torch_cosine: Mapping[str, float]
+    stored_cosine: Mapping[str, tuple[float, float]]
+
+    def summary(self) -> str:
+        """One line a file, for people."""
+        return "\n".join(
+            f"{name}: {len(data) / 1e6:.2f} MB, cosine with torch at least {self.torch_cosine[name]:.6f}, "
+            f"int8 weights min {self.stored_cosine[name][0]:.5f} mean {self.stored_cosine[name][1]:.5f}"
+            for name, data in self.models.items()
+        )
 
 
 class _Pixels(nn.Module):
@@ -35,71 +72,120 @@ class _Pixels(nn.Module):
 
 
 class _Tokens(nn.Module):
-    """(B, L) int32 ids and (B, L) uint8 kinds -> (B, D), from an int8 table whose row scale carries the term weight."""
+    """(B, L) int32 ids, (B, L) uint8 kinds and what else the tokenizer makes -> (B, D)."""
 
     def __init__(self, tower: TextTower) -> None:
         super().__init__()
         self.tower = tower
-        table = tower.table.detach()
-        scale = table.abs().amax(dim=1, keepdim=True) / 127.0
-        self.register_buffer("codes", torch.round(table / scale).to(torch.int8))
-        self.register_buffer("weights", scale * torch.exp(tower.log_term.detach())[:, None])
-        del tower.table, tower.log_term
 
-    def forward(self, ids: Tensor, kinds: Tensor) -> Tensor:
-        rows = functional.embedding(ids, self.get_buffer("codes")).to(torch.float32)
-        return self.tower.pool(rows, functional.embedding(ids, self.get_buffer("weights")), kinds.int())
+    def forward(self, ids: Tensor, kinds: Tensor, *more: Tensor) -> Tensor:
+        return self.tower(ids.long(), kinds.long(), *more)
 
 
-def export_models(model: Moon, *, side: int) -> dict[str, bytes]:
-    """ONNX bytes by `Layout` name; every first dimension is dynamic."""
+def export_models(
+    model: Moon, tokenizer: Callable[[Sequence[Item]], Tokens], *, side: int, pictures: NDArray[np.uint8] | None = None
+) -> Exported:
+    """Export the three parts and compare each with torch, in batches of 1 and 5 and for every modality mix.
+
+    Args:
+        model: in any mode; it is copied, and the copy put into `eval`.
+        tokenizer: the one of the artifact; the text tower is exported with the inputs it makes.
+        side: pictures are side x side.
+        pictures: (N >= 8, side, side, 3) uint8 like those that will come; None: smooth random ones.
+
+    Raises:
+        Misconfigured: a vector differs from torch's, or int8 weights lose more than `STORED_COSINE` allows.
+    """
     frozen = copy.deepcopy(model).eval()
-    _fuse(frozen.image)
-    batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=1)
-    ids, kinds = torch.zeros(3, 7, dtype=torch.int32), torch.ones(3, 7, dtype=torch.uint8)
-    pixels = torch.zeros(3, side, side, 3, dtype=torch.uint8)
-    towers = (torch.zeros(3, model.dim), torch.zeros(3, model.dim), torch.ones(3, 2))
-    rows = {0: batch}
-    return {
-        LAYOUT.image_model: _export(_Pixels(frozen.image), (pixels,), {"pixels": rows}),
-        LAYOUT.text_model: _export(
-            _Tokens(frozen.text), (ids, kinds), {name: {0: batch, 1: length} for name in ("ids", "kinds")}
-        ),
-        LAYOUT.fusion_model: _export(frozen.fusion, towers, dict.fromkeys(("image", "text", "present"), rows)),
-    }
+    fold(frozen.image)
+    pixels = smooth_pictures(len(ITEMS), side) if pictures is None else pictures[: len(ITEMS)]
+    texts = tokenizer(ITEMS).inputs(np.arange(len(ITEMS)))
+    image_part, text_part = _Pixels(frozen.image), _Tokens(frozen.text)
+    towers = mixes(_torch(image_part)({"pixels": pixels}), _torch(text_part)(texts))
+    return export_parts(
+        {
+            LAYOUT.image_model: (image_part, {"pixels": pixels}),
+            LAYOUT.text_model: (text_part, texts),
+            LAYOUT.fusion_model: (frozen.fusion, towers),
+        }
+    )
 
 
-def _export(module: nn.Module, inputs: tuple[Tensor, ...], shapes: Mapping[str, Mapping[int, object]]) -> bytes:
+def export_parts(parts: Mapping[str, tuple[nn.Module, Arrays]]) -> Exported:
+    """Export modules, each with example inputs of at least 6 rows under the names the file will use.
+
+    Every first axis is dynamic; so is the second of ids and of what is as wide as they are.
+
+    Raises:
+        Misconfigured: as `export_models`.
+    """
+    models, exact, stored = {}, {}, {}
+    for name, (module, examples) in parts.items():
+        inputs = tuple(torch.from_numpy(np.ascontiguousarray(values)[:3]) for values in examples.values())
+        plain = export_module(module, inputs, _dynamic(examples), store=False)
+        models[name] = _stored(plain)
+        ours, served = _onnx(plain, name), _onnx(models[name], name)
+        exact[name] = float(_agreement(_torch(module), ours, examples).min())
+        if not exact[name] >= TORCH_COSINE:
+            raise Misconfigured(
+                f"{name}: expected a cosine with torch of at least {TORCH_COSINE}, got {exact[name]:.6f}; "
+                "an operator means something else in ONNX: compare the module's parts one by one"
+            )
+        kept = _agreement(ours, served, examples)
+        stored[name] = (float(kept.min()), float(kept.mean()))
+        if not stored[name][1] >= STORED_COSINE:
+            raise Misconfigured(
+                f"{name}: expected int8 weights to keep a mean cosine of {STORED_COSINE}, got {stored[name][1]:.5f}; "
+                "round the weights before training (encoders.folding.round_weights)"
+            )
+    return Exported(models, exact, stored)
+
+
+def export_module(
+    module: nn.Module, inputs: tuple[Tensor, ...], shapes: Mapping[str, Mapping[int, object]], *, store: bool = True
+) -> bytes:
+    """One module as ONNX bytes of opset `OPSET`, the same on every machine.
+
+    Args:
+        module: what to trace, in any mode.
+        inputs: examples, in the order of `shapes`.
+        shapes: dynamic axes (`torch.export.Dim`) by input name.
+        store: large weights in int8 and half precision.
+    """
     # The exporter tells at length which packages it did not find and that two inputs share their batch.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    # A module that takes more inputs than it names has them under one name.
+    dynamic = tuple(dict(axes) for axes in shapes.values())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
         program = torch.onnx.export(
             module.eval(), inputs, dynamo=True, opset_version=OPSET, input_names=list(shapes),
-            output_names=["vectors"], dynamic_shapes=dict(shapes), external_data=False, verbose=False,
+            output_names=["vectors"], dynamic_shapes=_as_called(module, dynamic), external_data=False, verbose=False,
         )  # fmt: skip
     assert program is not None
     model = program.model_proto
-    _half(model.graph)
     _strip(model)
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString(deterministic=True)
+    return _stored(data) if store else data
+
+
+def _as_called(module: nn.Module, dynamic: tuple[object, ...]) -> tuple[object, ...]:
+    return (*dynamic[:2], dynamic[2:]) if isinstance(module, _Tokens) else dynamic
+
+
+def _dynamic(examples: Arrays) -> dict[str, dict[int, object]]:
+    rows, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=1)
+    wide = examples["ids"].shape if "ids" in examples else None
+    return {name: {0: rows, 1: length} if values.shape == wide else {0: rows} for name, values in examples.items()}
+
+
+def _stored(plain: bytes) -> bytes:
+    model = onnx.load_from_string(plain)
+    shrink(model.graph)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString(deterministic=True)
     return data
-
-
-def _half(graph: onnx.GraphProto) -> None:
-    """Store large float32 weights as float16; onnxruntime widens them once, at load."""
-    casts = []
-    for tensor in graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < _HALF_FROM:
-            continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
-        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 def _strip(model: onnx.ModelProto) -> None:
@@ -112,16 +198,31 @@ def _strip(model: onnx.ModelProto) -> None:
         del node.metadata_props[:]
 
 
-def _fuse(tower: ImageTower) -> None:
-    tower.stem = _fused(tower.stem)
-    for block in tower.blocks:
-        assert isinstance(block, Block)
-        block.first, block.second = _fused(block.first), _fused(block.second)
-        if isinstance(block.skip, nn.Sequential):
-            block.skip = _fused(block.skip)
+def _torch(module: nn.Module) -> Rows:
+    def run(feeds: Arrays) -> NDArray[np.float32]:
+        with torch.no_grad():
+            out: Tensor = module.eval()(*(torch.from_numpy(np.ascontiguousarray(values)) for values in feeds.values()))
+            return out.numpy()
+
+    return run
 
 
-def _fused(pair: nn.Sequential) -> nn.Sequential:
-    conv, norm = pair
-    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-    return nn.Sequential(fuse_conv_bn_eval(conv, norm))
+def _onnx(data: bytes, name: str) -> Rows:
+    session = open_session(data, threads=1, name=name)
+
+    def run(feeds: Arrays) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = session.run(None, dict(feeds))[0]
+        return rows
+
+    return run
+
+
+def _agreement(a: Rows, b: Rows, examples: Arrays) -> NDArray[np.float64]:
+    """Cosines of all rows, the examples taken in each of the batch sizes."""
+    count = len(next(iter(examples.values())))
+    found = []
+    for size in BATCHES:
+        for start in range(0, count, size):
+            feeds = {name: values[start : start + size] for name, values in examples.items()}
+            found.append(cosines(a(feeds), b(feeds)))
+    return np.concatenate(found)

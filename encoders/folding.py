@@ -13,6 +13,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 INT8_FAN_IN: Final = 32
 #: Smallest tensor worth storing as codes and a scale.
 INT8_SIZE: Final = 4_096
+#: Least share of a tensor's largest weight that the largest weight of an output counts as: of a dead output, codes mean nothing.
+WEAKEST: Final = 1e-4
 #: Smallest tensor worth storing in half precision.
 HALF_SIZE: Final = 256
 
@@ -35,6 +37,8 @@ def fold(module: nn.Module) -> None:
 def round_weights(module: nn.Module) -> None:
     """Move, in place, each weight of convolutions and linear layers to the value the artifact will hold.
 
+    Convolutions have 8 bits and a scale for each output where their sums are long, all else half precision.
+
     A frozen backbone that is rounded before training costs nothing at export: what was trained on is what is served.
     Rounding again changes nothing but a last bit. Call `fold` first: norms change the weights.
     """
@@ -48,8 +52,9 @@ def _rounded(weight: Tensor) -> Tensor:
     rows = weight.flatten(1)
     if weight.numel() < HALF_SIZE:
         return weight
-    if weight.numel() < INT8_SIZE or rows.shape[1] < INT8_FAN_IN:
+    if weight.dim() < 3 or weight.numel() < INT8_SIZE or rows.shape[1] < INT8_FAN_IN:
         return weight.half().float()
     top = rows.abs().amax(dim=1, keepdim=True)
-    scale = torch.where(top > 0, top / 127.0, torch.ones_like(top))
+    scale = torch.maximum(top, WEAKEST * top.max()) / 127.0
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return (torch.round(rows / scale) * scale).view_as(weight)

@@ -35,11 +35,11 @@ def check_model(data: bytes, *, name: str) -> None:
 
 def _check_model(data: memoryview, name: str) -> None:
     graphs = 0
-    for field, value in _fields(data):
+    for field, value in fields_of(data):
         if field == _MODEL_FUNCTIONS:
             raise Misconfigured(f"{name}: expected a model without local functions; export it with functions inlined")
         if field == _MODEL_OPSET:
-            domains = [bytes(part) for number, part in _fields(_message(value)) if number == _OPSET_DOMAIN]
+            domains = [bytes(part) for number, part in fields_of(_message(value)) if number == _OPSET_DOMAIN]
             _check_domains(domains, name)
         if field == _MODEL_GRAPH:
             graphs += 1
@@ -49,7 +49,7 @@ def _check_model(data: memoryview, name: str) -> None:
 
 
 def _check_graph(data: memoryview, name: str) -> None:
-    for field, value in _fields(data):
+    for field, value in fields_of(data):
         if field == _GRAPH_NODE:
             _check_node(_message(value), name)
         elif field == _GRAPH_INITIALIZER:
@@ -59,7 +59,7 @@ def _check_graph(data: memoryview, name: str) -> None:
 
 
 def _check_node(data: memoryview, name: str) -> None:
-    for field, value in _fields(data):
+    for field, value in fields_of(data):
         if field == _NODE_DOMAIN:
             _check_domains([bytes(_message(value))], name)
         elif field == _NODE_OP and bytes(_message(value)) in CONTROL_FLOW:
@@ -69,7 +69,7 @@ def _check_node(data: memoryview, name: str) -> None:
 
 
 def _check_attribute(data: memoryview, name: str) -> None:
-    for field, value in _fields(data):
+    for field, value in fields_of(data):
         if field in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
             _check_tensor(_message(value), name)
         elif field in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
@@ -77,7 +77,7 @@ def _check_attribute(data: memoryview, name: str) -> None:
 
 
 def _check_tensor(data: memoryview, name: str) -> None:
-    for field, value in _fields(data):
+    for field, value in fields_of(data):
         if field == _TENSOR_EXTERNAL or (field == _TENSOR_LOCATION and value != 0):
             raise Misconfigured(f"{name}: expected weights inside the file, got external data; export with external_data=False")
 
@@ -94,7 +94,7 @@ def _message(value: memoryview | int) -> memoryview:
     return value
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+def fields_of(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     """(field number, payload) of one protobuf message; the payload of a varint is its value."""
     at = 0
     while at < len(data):

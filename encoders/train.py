@@ -94,7 +94,7 @@ def untrained(config: TrainConfig, tokenizer: TokenizerConfig) -> Moon:
 def write(model: Moon, out: Path, space: EmbeddingSpace, manifest: dict[str, Any]) -> Encoder:
     """Export and save `model`, and load it again as it will be served."""
     preprocessing = Preprocessing()
-    models = export_models(model, side=preprocessing.height)
+    models = export_models(model, Tokenizer(TokenizerConfig()), side=preprocessing.height).models
     save_artifact(
         out, models, tokenizer=TokenizerConfig(), preprocessing=preprocessing,
         manifest=Manifest(space, OPSET, **manifest),
