@@ -189,3 +189,13 @@ def test_a_file_that_is_no_history_is_refused(tmp_path: Path, text: str) -> None
     path.write_text(text)
     with pytest.raises(Misconfigured, match=r"history\.jsonl"):
         read_history(path)
+
+
+def test_a_terminal_gets_a_bar_and_others_get_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    _, lines = _run(TinyStage(), 4, say_every=0.0)
+    assert [line.split()[1] for line in lines if "| " in line] == ["1/4", "2/4", "3/4", "4/4"]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    _, lines = _run(TinyStage(), 4, say_every=0.0)
+    assert not [line for line in lines if "| " in line]
+    assert "4/4" in capsys.readouterr().err
