@@ -1,0 +1,68 @@
+"""Pictures as a stage draws them: kept features of a frozen backbone, or pixels to augment and see. I pictures, W features."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from encoders.augment import augment_images
+from encoders.towers import ImageTower
+
+
+class Pictures(Protocol):
+    """The pictures of a corpus."""
+
+    def take(self, rows: NDArray[np.int64], random: np.random.Generator | None) -> Tensor:
+        """(B, ...) rows for `embed`: an augmented variant each, or the plain ones where `random` is None."""
+        ...
+
+    def embed(self, tower: ImageTower, taken: Tensor) -> Tensor:
+        """(B, D) unit rows of what `take` gave."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class KeptFeatures:
+    """Of a frozen backbone: (V + 1, I, W) float16, variant 0 plain, the others augmented once and for all."""
+
+    def __init__(self, features: NDArray[np.float16]) -> None:
+        self.features = features
+
+    def __len__(self) -> int:
+        return int(self.features.shape[1])
+
+    def take(self, rows: NDArray[np.int64], random: np.random.Generator | None) -> Tensor:
+        """As `Pictures`; of augmented variants, where there are any, the plain one is drawn as often as another."""
+        count = len(self.features)
+        views = np.zeros(len(rows), np.int64) if random is None else random.integers(count, size=len(rows))
+        return torch.from_numpy(self.features[views, rows].astype(np.float32))
+
+    def embed(self, tower: ImageTower, taken: Tensor) -> Tensor:
+        """As `Pictures`."""
+        return tower.project(taken)
+
+
+class Pixels:
+    """For a backbone that trains: (I, S, S, 3) uint8, augmented at each draw."""
+
+    def __init__(self, pixels: NDArray[np.uint8], side: int) -> None:
+        self.pixels = pixels
+        self.side = side
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, rows: NDArray[np.int64], random: np.random.Generator | None) -> Tensor:
+        """As `Pictures`."""
+        generator = torch.Generator().manual_seed(0 if random is None else int(random.integers(2**62)))
+        strength = 0.0 if random is None else 1.0
+        return augment_images(torch.from_numpy(self.pixels[rows]), self.side, generator, strength=strength)
+
+    def embed(self, tower: ImageTower, taken: Tensor) -> Tensor:
+        """As `Pictures`."""
+        return tower(taken)
