@@ -12,12 +12,12 @@ from encoders.artifact import Manifest
 from encoders.data import DataSet
 from encoders.evaluation.measured import MeasuredData, Say, measure
 from encoders.evaluation.measures import CONFIDENCE, DRAWS, SEED, run
+from encoders.evaluation.methods import baselines, own_methods
 from encoders.evaluation.output import as_json, as_table, write_json
-from encoders.evaluation.tasks import Method
 from encoders.evaluation.tasks_build import SPLITS, Built, build, build_folder
 from encoders.evaluation.vectors import ByCodes, Vectors
 from encoders.runtime import Encoder
-from moontide.errors import Misconfigured, MoontideError
+from moontide.errors import MoontideError
 
 
 def evaluate(
@@ -42,19 +42,6 @@ def split_for(folder: Path, asked: str, manifest: Manifest) -> str:
     return "test" if name in trained else "all"
 
 
-def own_methods(vectors: Vectors, dims: Sequence[int]) -> list[Method]:
-    """The whole vector, then its prefixes.
-
-    Raises:
-        Misconfigured: a prefix that is no prefix.
-    """
-    space = vectors.encoder.space
-    wrong = [dim for dim in dims if not 1 <= dim < space.dim]
-    if wrong:
-        raise Misconfigured(f"--dims: expected 1 to {space.dim - 1} for {space.id}, got {wrong}")
-    return [ByCodes(space.id, vectors), *(ByCodes(f"d{dim}", vectors, dim) for dim in dims)]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m encoders.evaluate", description=__doc__)
     parser.add_argument("artifact", type=Path)
@@ -63,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write the measurement to this file")
     parser.add_argument("--queries", type=_positive, help="at most so many queries per task, drawn under a fixed seed")
     parser.add_argument("--dims", type=_numbers, default=(), help="prefixes to measure too, e.g. 32,64,128")
+    parser.add_argument("--baselines", default="none", help="none, all, or names divided by commas; NAME=DIR is another artifact")
     parser.add_argument("--threads", type=_positive, default=None)
     return parser
 
@@ -91,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, say: Say) -> int:
     encoder = Encoder.load(arguments.artifact, threads=arguments.threads)
     vectors = Vectors(encoder)
-    methods = own_methods(vectors, arguments.dims)
+    methods = [*own_methods(vectors, arguments.dims), *baselines(arguments.baselines, threads=arguments.threads, say=say)]
     found: list[MeasuredData] = []
     for folder in arguments.data:
         split = split_for(folder, arguments.split, encoder.artifact.manifest)
@@ -112,7 +100,8 @@ def _say_what_is_missing(built: Built, say: Say) -> None:
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     bootstrap = {"draws": DRAWS, "confidence": CONFIDENCE, "seed": SEED}
-    return {"split": arguments.split, "queries": arguments.queries, "dims": list(arguments.dims), "bootstrap": bootstrap}
+    return {"split": arguments.split, "queries": arguments.queries, "dims": list(arguments.dims),
+            "baselines": arguments.baselines, "bootstrap": bootstrap}  # fmt: skip
 
 
 if __name__ == "__main__":
