@@ -119,7 +119,7 @@ def _read_vocabulary(data: bytes) -> Any:
         raise Misconfigured("vocabulary: expected the package 'tokenizers', got none; install moontide[huggingface]") from error
     try:
         return tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-    except ValueError as error:
+    except Exception as error:  # noqa: BLE001 - the library raises the bare class, and nothing below it
         raise Misconfigured(
             f"vocabulary: expected JSON of the tokenizers library, got {str(error)[:200]}; export it again"
         ) from error
