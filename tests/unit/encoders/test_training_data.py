@@ -99,3 +99,35 @@ def test_pairs_come_from_one_basket() -> None:
     first, second = batches.draw_pairs(baskets, 200, np.random.default_rng(0))
     assert (first != second).all()
     assert ((first < 3) == (second < 3)).all()
+
+
+def test_measuring_needs_no_licence_and_unsound_rows_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "2.webp").write_bytes(b"x")
+    (tmp_path / "items.csv").write_bytes(
+        b"\xef\xbb\xbfitem_id,parent_sku,title,color\n1,p,Mug,\n1,p,Other mug,red\n ,p,No id,\n2,p,Tin,red\n"
+    )
+    data = read_data_set(tmp_path, cutoff=None, licensed=False)
+    assert data.skipped == {"no_item_id": 1, "duplicate_item_id": 1}
+    assert [(e.item.title, e.product, dict(e.values)) for e in data.examples] == [
+        ("Mug", "p", {}),
+        ("Tin", "p", {"color": "red"}),
+    ]
+    assert data.examples[1].images == ("images/2.webp",)
+    assert data.rows("all") == [0, 1]
+    with pytest.raises(Misconfigured, match="licence"):
+        read_data_set(tmp_path, cutoff=None)
+
+
+def test_a_sender_is_a_group_but_no_product(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("image_id,sender_id\na,7\nb,7\n")
+    first, second = read_data_set(tmp_path, cutoff=None, licensed=False).examples
+    assert first.group == second.group and (first.product, second.product) == ("a", "b")
+
+
+def test_a_dataset_json_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id\n1\n")
+    for body in ("{", "[1]"):
+        (tmp_path / "dataset.json").write_text(body)
+        with pytest.raises(Misconfigured, match="JSON object"):
+            read_data_set(tmp_path, cutoff=None)
