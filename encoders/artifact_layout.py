@@ -68,8 +68,7 @@ class Agreement:
     Args:
         min_cosine, mean_cosine: of one item's vector in both.
         codes_changed: share of int8 codes that differ.
-        recall_loss: recall of fp32 less the variant's, where the variant encodes queries and fp32 what is searched; in
-            points (0 to 100), worst task.
+        recall_loss: recall of fp32 less the variant's, in points (0 to 100), worst task; below 0 where the variant is better.
         items: how many were compared.
     """
 

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     IMAGE_REFUSED = "image_refused"
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_UNREADABLE = "image_unreadable"
+    MODALITY_UNSUPPORTED = "modality_unsupported"
 
 
 class Unencodable(Poison):

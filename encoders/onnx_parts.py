@@ -25,7 +25,8 @@ def join(variant: bytes, stored: bytes, *, name: str) -> bytes:
         Misconfigured: a value is in neither.
     """
     graph = _graph(variant)
-    known, wanted = set(), set()
+    known: set[bytes] = set()
+    wanted: set[bytes] = set()
     for field, value in graph:
         if field == _GRAPH_NODE:
             wanted.update(bytes(part) for number, part in _parts(value) if number == _NODE_INPUT)
