@@ -107,7 +107,8 @@ def circle(
     push = (cosine.detach() + margin).clamp(min=0.0) * (cosine - margin)
     pulled = torch.logsumexp((-scale * pull).masked_fill(~positive, _NEVER), dim=1)
     pushed = torch.logsumexp((scale * push).masked_fill(~negative, _NEVER), dim=1)
-    return functional.softplus(pulled + pushed).mean()
+    # Not softplus, which is rounded to its argument from 20 on.
+    return torch.logaddexp(pulled + pushed, torch.zeros_like(pulled)).mean()
 
 
 def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float, valid: Tensor | None = None) -> Tensor:
@@ -137,9 +138,7 @@ def supervised(x: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
 def supervised_queue(x: Tensor, labels: Tensor, queue: Tensor, queue_labels: Tensor, *, temperature: float) -> Tensor:
     """`supervised`, with the rows of a queue as further positives and negatives.
 
-    Args:
-        x, labels: (B, D) unit rows and (B,) labels; mean over the rows that have a positive.
-        queue, queue_labels: (K, D) and (K,).
+    Args: (B, D) unit rows, (B,) labels, (K, D) and (K,); the mean is over the rows of `x` that have a positive.
     """
     known, queue_known = labels >= 0, queue_labels >= 0
     x, labels = x[known], labels[known]
