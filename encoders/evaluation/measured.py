@@ -12,7 +12,7 @@ from encoders.evaluation.measures import Figure, figure, run, run_with_intervals
 from encoders.evaluation.probe import rightly_common
 from encoders.evaluation.tasks import Method, SameKey, Task
 from encoders.evaluation.tasks_build import Built
-from encoders.evaluation.vectors import ByCodes, ByFloats, Vectors
+from encoders.evaluation.vectors import ByFloats, Vectors
 from encoders.item import Item
 
 MAJORITY: Final = "majority"
@@ -42,7 +42,7 @@ class MeasuredData:
 
 
 def measure(built: Built, vectors: Vectors, methods: Sequence[Method], *, say: Say) -> MeasuredData:
-    """Every method on every task that it can read; the methods that are the encoder's own go first."""
+    """Every method on every task that it can read; the encoder's own is named by its space."""
     before = vectors.rejects.copy()
     tasks = []
     for at, task in enumerate(built.tasks):
@@ -62,8 +62,8 @@ def measure_task(task: Task, vectors: Vectors, methods: Sequence[Method]) -> Mea
     values = task.truth.relevant
     if "accuracy" in task.measures and isinstance(values, SameKey):
         figures["accuracy"][MAJORITY] = figure(rightly_common(values), task.truth.groups)
-    served, exact = run(task, ByCodes("codes", vectors)), run(task, ByFloats("floats", vectors))
-    loss = {name: 100.0 * (exact[name] - served[name]) for name in served}
+    exact, served = run(task, ByFloats("floats", vectors)), vectors.encoder.space.id
+    loss = {name: 100.0 * (value - figures[name][served].value) for name, value in exact.items() if served in figures[name]}
     return MeasuredTask(task.name, len(task.queries), len(task.gallery), figures, loss)
 
 
