@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from encoders.artifact import LAYOUT
+from encoders.export_int8 import int8_variant
 from encoders.export_weights import shrink
 from encoders.folding import fold
 from encoders.item import Item
@@ -30,6 +32,9 @@ OPSET: Final = 18
 TORCH_COSINE: Final = 1.0 - 1e-4
 #: Least mean cosine between a model with its weights in int8 and the same in float32.
 STORED_COSINE: Final = 0.98
+#: Weights of the backbone begin so; colour and texture beside it need all their bits.
+_BACKBONE: Final = "tower.backbone."
+_CALIBRATION: Final = 256
 #: Batches that are compared.
 BATCHES: Final = (1, 5)
 
@@ -42,7 +47,7 @@ class Exported:
     """ONNX files, and how near they are to what they were made from; all by `Layout` name.
 
     Attributes:
-        models: bytes.
+        models: bytes; the int8 variant is among them where it was made.
         torch_cosine: least cosine of a vector of the float32 export with torch's.
         stored_cosine: least and mean cosine of the file's vectors, its weights in int8, with the float32 export's.
     """
@@ -54,9 +59,9 @@ class Exported:
     def summary(self) -> str:
         """One line a file, for people."""
         return "\n".join(
-            f"{name}: {len(data) / 1e6:.2f} MB, cosine with torch at least {self.torch_cosine[name]:.6f}, "
+            f"{name}: {len(self.models[name]) / 1e6:.2f} MB, cosine with torch at least {least:.6f}, "
             f"int8 weights min {self.stored_cosine[name][0]:.5f} mean {self.stored_cosine[name][1]:.5f}"
-            for name, data in self.models.items()
+            for name, least in self.torch_cosine.items()
         )
 
 
@@ -91,7 +96,8 @@ def export_models(
         model: in any mode; it is copied, and the copy put into `eval`.
         tokenizer: the one of the artifact; the text tower is exported with the inputs it makes.
         side: pictures are side x side.
-        pictures: (N >= 8, side, side, 3) uint8 like those that will come; None: smooth random ones.
+        pictures: (N >= 8, side, side, 3) uint8 of training, which also give the int8 variant its ranges; None: smooth
+            random ones, and no such variant.
 
     Raises:
         Misconfigured: a vector differs from torch's, or int8 weights lose more than `STORED_COSINE` allows.
@@ -102,13 +108,18 @@ def export_models(
     texts = tokenizer(ITEMS).inputs(np.arange(len(ITEMS)))
     image_part, text_part = _Pixels(frozen.image), _Tokens(frozen.text)
     towers = mixes(_torch(image_part)({"pixels": pixels}), _torch(text_part)(texts))
-    return export_parts(
+    made = export_parts(
         {
             LAYOUT.image_model: (image_part, {"pixels": pixels}),
             LAYOUT.text_model: (text_part, texts),
             LAYOUT.fusion_model: (frozen.fusion, towers),
         }
     )
+    if pictures is None:
+        return made
+    feeds = [{"pixels": pictures[at : at + 32]} for at in range(0, min(len(pictures), _CALIBRATION), 32)]
+    variant = int8_variant(made.models[LAYOUT.image_model], feeds, within=_BACKBONE)
+    return dataclasses.replace(made, models={**made.models, LAYOUT.image_int8: variant})
 
 
 def export_parts(parts: Mapping[str, tuple[nn.Module, Arrays]]) -> Exported:

@@ -121,7 +121,7 @@ def _calibrate(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Arr
     for feed in feeds:
         made = dict(zip([value.name for value in session.get_outputs()], session.run(None, dict(feed)), strict=True))
         for name in names:
-            values = made.get(name, feed.get(name))
+            values = made[name] if name in made else feed[name]
             low, high = found[name]
             found[name] = (min(low, float(values.min())), max(high, float(values.max())))
     return found

@@ -105,18 +105,27 @@ def open_models(artifact: Artifact, wanted: Wanted, *, threads: int) -> tuple[Se
     Raises:
         Misconfigured: no such precision, or it cannot run here.
     """
-    if wanted not in get_args(Wanted):
-        raise Misconfigured(f"precision: expected one of {get_args(Wanted)}, got {wanted!r}; correct MOONTIDE_ENCODER_PRECISION")
+    require_precision(artifact, wanted)
     if wanted != "auto":
-        reason = _unable(artifact, wanted)
-        if reason:
-            raise Misconfigured(f"precision {wanted}: {reason}; use fp32 or auto")
         return _sessions(artifact, wanted, threads), Choice(wanted)
     key = (artifact.manifest.space.encoder_digest, threads)
     with _choosing:
         if key not in _chosen:
             _chosen[key] = choose(artifact, threads=threads)
     return _sessions(artifact, _chosen[key].name, threads), _chosen[key]
+
+
+def require_precision(artifact: Artifact, wanted: Wanted) -> None:
+    """Refuse what this machine, or this artifact, does not have.
+
+    Raises:
+        Misconfigured: no such precision, or it cannot run here.
+    """
+    if wanted not in get_args(Wanted):
+        raise Misconfigured(f"precision: expected one of {get_args(Wanted)}, got {wanted!r}; correct MOONTIDE_ENCODER_PRECISION")
+    reason = "" if wanted == "auto" else _unable(artifact, wanted)
+    if reason:
+        raise Misconfigured(f"precision {wanted}: {reason}; set MOONTIDE_ENCODER_PRECISION to fp32 or auto")
 
 
 def choose(artifact: Artifact, *, threads: int, clock: Callable[[], float] = time.perf_counter) -> Choice:

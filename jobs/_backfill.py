@@ -14,6 +14,7 @@ from pyspark.storagelevel import StorageLevel
 
 from encoders.artifact import Artifact, load_artifact
 from encoders.item import TITLE_MAX_CHARS
+from encoders.variants import require_precision
 from jobs._catalog import Rules, open_catalog
 from jobs._cli import Exit, complain, say
 from jobs._encode import REPORT, EncodeJob, EncodePartitions
@@ -126,6 +127,7 @@ class Backfill:
             raise Misconfigured(f"space {self._space.id}: expected an artifact in spaces.toml, got none; name its folder there")
         artifact = load_artifact(self._live.artifact)
         require_same_space(self._space, artifact.manifest.space, where=f"encoder {self._live.artifact}")
+        require_precision(artifact, self._settings.encoder_precision)
         return artifact
 
     def _check_image_root(self) -> None:
@@ -173,6 +175,7 @@ class Backfill:
             choices.batch_size,
             self._now_us,
             choices.dry_run,
+            self._settings.encoder_precision,
         )
         done = context.accumulator(0)
         report = rows.mapInArrow(EncodePartitions(job, done), arrow_ddl(REPORT)).persist(StorageLevel.DISK_ONLY)

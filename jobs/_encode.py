@@ -20,6 +20,7 @@ from pyspark.accumulators import Accumulator
 from encoders import Encoder, ImageLoader, Item, Unencodable
 from encoders.artifact import Artifact
 from encoders.stub import StubEncoder
+from encoders.variants import Wanted
 from jobs._rows import feature_table, head_vectors, items_of
 from moontide.embeddings import Embeddings
 from moontide.records import NO_CONTENT_HASH, embedding_rows
@@ -62,7 +63,7 @@ class ItemEncoder(Protocol):
 
 
 #: This process's encoder under what it was made from; one at a time.
-_loaded: dict[tuple[EmbeddingSpace, str | None], ItemEncoder] = {}
+_loaded: dict[tuple[EmbeddingSpace, str | None, Wanted], ItemEncoder] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class EncodeJob:
         batch_size: items per call of the encoder.
         now_us: `encoded_at`, and `content_known_at` of content not seen before.
         dry_run: do all but run the model and write.
+        precision: what the model computes in.
     """
 
     space: EmbeddingSpace
@@ -88,10 +90,11 @@ class EncodeJob:
     batch_size: int
     now_us: int
     dry_run: bool = False
+    precision: Wanted = "fp32"
 
     def encoder(self) -> ItemEncoder:
         """This process's encoder, loaded once."""
-        key = (self.space, self.image_root)
+        key = (self.space, self.image_root, self.precision)
         if key not in _loaded:
             _loaded.clear()
             if self.artifact is None:
@@ -99,7 +102,7 @@ class EncodeJob:
             else:
                 images = ImageLoader(self.image_root, self.image_schemes)
                 # One thread: Spark already runs one worker per core.
-                _loaded[key] = Encoder(self.artifact.value, threads=1, images=images)
+                _loaded[key] = Encoder(self.artifact.value, threads=1, images=images, precision=self.precision)
         return _loaded[key]
 
 

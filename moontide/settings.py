@@ -32,6 +32,8 @@ class Settings(BaseSettings):
         sequence_length: behaviours kept per user (L); the same in every process, fixed by the first write of a sequence table.
         image_schemes: object-store schemes images and referenced content may be read from.
         image_root: the only folder below which the consumer reads local paths that events name; none by default.
+        encoder_precision: what encoders compute in: ``fp32``, ``int8``, ``bf16``, or ``auto``, the fastest by a measurement at
+            start-up; the same in every process that writes one space.
         kafka_servers: bootstrap servers, ``host:port`` separated by commas.
         kafka_security_protocol, kafka_sasl_mechanism, kafka_username, kafka_password, kafka_ca_file, kafka_cert_file,
             kafka_key_file: passed to the Kafka clients.
@@ -71,6 +73,7 @@ class Settings(BaseSettings):
     sequence_length: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     image_schemes: tuple[str, ...] = ()
     image_root: Path | None = None
+    encoder_precision: Literal["auto", "fp32", "int8", "bf16"] = "fp32"
 
     kafka_servers: Annotated[str, Field(min_length=1)] = "127.0.0.1:9092"
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"

@@ -18,13 +18,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol, get_args
 
 import numpy as np
 
 from encoders import Encoder, Item, Reject
 from encoders.runtime import Progress, no_progress
 from encoders.stub import StubEncoder
+from encoders.variants import Wanted
 from moontide.embeddings import Embeddings, concat
 from moontide.errors import Misconfigured, Poison
 from moontide.spaces import EmbeddingSpace
@@ -84,6 +85,7 @@ class Flags:
     artifact: str | None
     stub: str | None
     threads: int | None
+    precision: Wanted
     answers: int
     marks: int
     parent: int
@@ -97,6 +99,7 @@ def parse(argv: Sequence[str]) -> Flags:
     source.add_argument("--artifact", help="folder of the encoder")
     source.add_argument("--stub", help="space, as JSON, of an encoder without a model")
     parser.add_argument("--threads", type=int, help="threads of the model and of decoding")
+    parser.add_argument("--precision", default="fp32", choices=get_args(Wanted), help="what the model computes in")
     parser.add_argument("--answers", type=int, required=True, help="file descriptor that answers are written to")
     parser.add_argument("--marks", type=int, required=True, help="file descriptor of the shared marks of items")
     parser.add_argument("--parent", type=int, required=True, help="process to end with")
@@ -107,7 +110,7 @@ def parse(argv: Sequence[str]) -> Flags:
 def load(flags: Flags) -> ChildEncoder:
     """The encoder that the flags name, or `Misconfigured`."""
     if flags.artifact is not None:
-        return Encoder.load(flags.artifact, threads=flags.threads, images=None)
+        return Encoder.load(flags.artifact, threads=flags.threads, images=None, precision=flags.precision)
     return StubEncoder(EmbeddingSpace(**json.loads(flags.stub or "{}")))
 
 

@@ -43,7 +43,7 @@ def encoder_process(live: LiveSpace, settings: Settings) -> StreamEncoder:
         raise Misconfigured(
             f"space {live.space.id}: expected an artifact in spaces.toml, got none; name its folder there, or remove the space"
         )
-    return _start(live, settings, [*_MODULE, "--artifact", str(live.artifact)])
+    return _start(live, settings, [*_MODULE, "--artifact", str(live.artifact), "--precision", settings.encoder_precision])
 
 
 def stub_process(live: LiveSpace, settings: Settings) -> StreamEncoder:
