@@ -100,7 +100,7 @@ class _Run:
         clock: Callable[[], float],
     ) -> None:
         self.stage, self.config, self.history, self.checkpoints, self.clock = stage, config, history, checkpoints, clock
-        self.optimizer = Optimizer(stage)
+        self.optimizer = Optimizer(stage, config.device)
         self.done = 0
 
     def drive(self, say: Say) -> History:

@@ -25,14 +25,19 @@ class Optimizer:
     """AdamW over a stage's parameter groups, fused where every parameter allows it.
 
     Raises:
-        Misconfigured: the stage has no parameters to train.
+        Misconfigured: the stage has no parameters to train, or they are not on `device`.
     """
 
-    def __init__(self, stage: Stage[Any]) -> None:
+    def __init__(self, stage: Stage[Any], device: str) -> None:
         groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in stage.parameter_groups()]
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         if not self.parameters:
             raise Misconfigured(f"stage {stage.name}: expected parameters to train, got none; switch the stage off instead")
+        where = sorted({parameter.device.type for parameter in self.parameters})
+        if where != [torch.device(device).type]:
+            raise Misconfigured(
+                f"stage {stage.name}: expected parameters on {device}, got {where}; train there, or move the model"
+            )
         fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in self.parameters)
         self._stage, self._adam = stage.name, torch.optim.AdamW(groups, fused=fused)
         self._peaks = [float(group["lr"]) for group in self._adam.param_groups]

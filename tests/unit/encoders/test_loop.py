@@ -136,8 +136,10 @@ def test_no_steps_and_no_parameters_are_refused() -> None:
         _run(TinyStage(), 0)
     frozen = TinyStage()
     frozen.model.requires_grad_(False)
-    with pytest.raises(Misconfigured, match="expected parameters"):
+    with pytest.raises(Misconfigured, match="expected parameters to train"):
         _run(frozen, 2)
+    with pytest.raises(Misconfigured, match="expected parameters on meta, got"):
+        _run(TinyStage(), 2, device="meta")
 
 
 def test_one_step_is_a_whole_run() -> None:
