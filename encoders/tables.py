@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -40,12 +41,15 @@ def read_text_table(path: Path) -> pd.DataFrame:
         Misconfigured: not UTF-8, no header, or rows that do not fit it.
     """
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        with warnings.catch_warnings():
+            # Rows one cell wider than the header would otherwise lose that cell, or shift by one.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except pd.errors.EmptyDataError:
         raise Misconfigured(f"{path}: expected a header and rows, got an empty file") from None
     except UnicodeDecodeError as error:
         raise Misconfigured(f"{path}: expected UTF-8, got other bytes at {error.start}; convert it, e.g. with iconv") from error
-    except pd.errors.ParserError as error:
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         raise Misconfigured(f"{path}: expected comma separated rows of one width; {str(error).strip()[:200]}") from error
 
 

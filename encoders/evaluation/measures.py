@@ -62,11 +62,11 @@ def figure(values: NDArray[np.float64], groups: NDArray[np.int64], *, seed: int 
     sums = np.bincount(index, weights=values)
     counts = np.bincount(index).astype(np.float64)
     draw = np.random.default_rng(seed)
-    means = np.empty(DRAWS)
-    for at in range(DRAWS):
-        chosen = draw.integers(len(names), size=len(names))
-        means[at] = sums[chosen].sum() / counts[chosen].sum()
-    low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    means = []
+    for start, stop in blocks(DRAWS, len(names)):
+        chosen = draw.integers(len(names), size=(stop - start, len(names)))
+        means.append(sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return Figure(float(values.mean()), float(low), float(high))
 
 

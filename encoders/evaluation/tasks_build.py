@@ -14,11 +14,12 @@ from encoders.data import DataSet, Example, read_data_set
 from encoders.evaluation.tasks import Task
 from encoders.evaluation.tasks_images import image_tasks
 from encoders.evaluation.tasks_mixed import mixed_tasks
-from encoders.evaluation.tasks_pairs import pair_tasks, pairs_file, read_pairs
+from encoders.evaluation.tasks_pairs import FILES, pair_tasks, pairs_file, read_pairs
 from encoders.evaluation.tasks_text import text_tasks
 from encoders.evaluation.tasks_values import value_tasks
 from encoders.images import ImageLoader, decode
 from encoders.item import TITLE_MAX_CHARS, Unencodable
+from moontide.errors import Misconfigured
 
 SPLITS: Final = ("auto", "all", "train", "val", "test")
 CAP_SEED: Final = 11
@@ -54,6 +55,8 @@ def build_folder(path: Path, *, split: str, queries: int | None = None) -> Built
         tasks, skipped = pair_tasks(pairs, split)
         unique = {item.title: Example(item, "", None, ()) for task in tasks for item in task.gallery}
         return _built(pairs.name, split, tasks, pairs.folder, list(unique.values()), skipped, queries)
+    if not (path / "items.csv").is_file():
+        raise Misconfigured(f"{path}: expected items.csv, {' or '.join(FILES)}; see docs/reference/evaluation.md")
     return build(read_data_set(path, cutoff=None, licensed=False), split=split, queries=queries)
 
 
@@ -118,6 +121,7 @@ def _built(
             unasked[task.name] = len(task.queries) - len(rows)
         if queries is not None and len(rows) > queries:
             rows = np.sort(np.random.default_rng(CAP_SEED).choice(rows, queries, replace=False))
-        if len(rows):
+        # A gallery of one row is found by anything.
+        if len(rows) and len(task.gallery) > 1:
             kept.append(task.take(rows))
     return Built(name, split, tuple(kept), folder, tuple(examples), dict(skipped), unasked)

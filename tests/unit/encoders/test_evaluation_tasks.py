@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoders.data import read_data_set
@@ -103,6 +104,8 @@ def test_splits_of_pairs_part_the_queries_and_keep_the_corpus(tmp_path: Path) ->
         ("items.csv", b"", "empty file"),
         ("items.csv", b"name\nx\n", "item_id"),
         ("items.csv", b"item_id\n" + b'"x\n' * 3, "comma separated"),
+        ("items.csv", b"item_id,title\n1,a,b\n2,c,d\n", "comma separated"),
+        ("items.txt", b"item_id\n1\n", "expected items.csv, pairs.csv or pairs.parquet"),
         ("items.csv", b"item_id,title\n1,f\xfcr\n", "UTF-8"),
     ],
 )
@@ -128,17 +131,17 @@ def test_photos_find_their_label_but_never_their_sender(tmp_path: Path, make_ima
 def test_unsound_pictures_rows_and_titles_are_counted_and_left_out(tmp_path: Path, make_image: MakeImage) -> None:
     from PIL import Image
 
-    _pictures(tmp_path, make_image, "good.jpg", "half.jpg", "other.jpg")
+    _pictures(tmp_path, make_image, "good.jpg", "half.jpg", "other.jpg", "next.jpg")
     whole = (tmp_path / "images" / "half.jpg").read_bytes()
     (tmp_path / "images" / "half.jpg").write_bytes(whole[: len(whole) // 2])
     Image.new("RGB", (40, 40), (9, 9, 9)).save(tmp_path / "images" / "flat.png")
     rows = ["a,images/good.jpg;images/gone.jpg,Mug", "b,images/half.jpg,Hat", "c,images/flat.png,Box", "a,images/good.jpg,Mug again",
-            ",images/good.jpg,Nameless", "d,../secret.jpg,Lamp", f"e,images/other.jpg,{'x' * 10_001}"]  # fmt: skip
+            ",images/good.jpg,Nameless", "d,../secret.jpg,Lamp", "f,images/next.jpg,Vase", f"e,images/other.jpg,{'x' * 10_001}"]  # fmt: skip
     (tmp_path / "items.csv").write_text("item_id,images,title\n" + "\n".join(rows))
     built = build_folder(tmp_path, split="all")
     assert built.skipped == {"duplicate_item_id": 1, "no_item_id": 1, "image_missing": 1, "image_unreadable": 1,
                              "image_constant": 1, "image_refused": 1, "title_too_long": 1}  # fmt: skip
-    assert [item.item_id for item in _task(built, "/text_to_image").queries] == ["a"]
+    assert [item.item_id for item in _task(built, "/text_to_image").queries] == ["a", "f"]
 
 
 def test_an_empty_table_and_titles_alone_measure_what_they_can(tmp_path: Path) -> None:
@@ -200,3 +203,29 @@ def test_the_cap_draws_the_same_queries_again(tmp_path: Path) -> None:
 
 def test_squash_ignores_case_and_white_space_only() -> None:
     assert squash("  Red\tMUG ") == squash("red mug") != squash("red-mug")
+
+
+COLUMNS = ("item_id", "group", "sender_id", "title", "description", "label", "color", "images", "attributes", "is_product")
+cells = st.sampled_from(
+    ["", " ", "1", "2", "Red mug", "red  MUG", "blue\ttin box of tea", "Not sure", "a;b", "True", "\U0001f375", "../x"]
+)
+
+
+@given(
+    st.lists(st.sampled_from(COLUMNS), unique=True).map(lambda names: ["item_id", *(n for n in names if n != "item_id")]),
+    st.lists(st.lists(cells, min_size=len(COLUMNS), max_size=len(COLUMNS)), max_size=12),
+    st.sampled_from(["all", "train", "test"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_table_gives_tasks_that_can_be_answered(names: list[str], rows: list[list[str]], split: str) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        lines = [",".join(names), *(",".join(f'"{cell}"' for cell in row[: len(names)]) for row in rows)]
+        (Path(place) / "items.csv").write_text("\n".join(lines), encoding="utf-8")
+        built = build_folder(Path(place), split=split)
+    assert len(built.examples) <= len(rows)
+    for task in built.tasks:
+        right, out = task.right(0, len(task.queries))
+        assert right.any(axis=1).all() and not (right & out).any()
+        assert len(task.truth.groups) == len(task.queries) and len(task.gallery) > 1
+        same = np.array([[squash(q.title or "?") == squash(g.title or "!") for g in task.gallery] for q in task.queries])
+        assert "_from_" in task.name or not (right & same).any(), "a title must never find its own string"
