@@ -60,4 +60,4 @@ def hits_of(best: NDArray[np.int64], relevant: NDArray[np.bool_]) -> NDArray[np.
 def average_precisions(hits: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(Q,) average precision of whole ranked galleries (Q, G), each with a hit at least."""
     precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
-    return (precision * hits).sum(axis=1) / hits.sum(axis=1)
+    return np.asarray((precision * hits).sum(axis=1) / hits.sum(axis=1))

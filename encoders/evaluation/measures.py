@@ -107,7 +107,7 @@ def _measure(
         return votes_right(rows[:, :NEIGHBOURS], np.take_along_axis(scores, near, axis=1), values, queries)
     kind, _, k = name.rpartition("_at_")
     if kind == "recall":
-        return hits[:, : int(k)].any(axis=1).astype(np.float64)
+        return np.asarray(hits[:, : int(k)].any(axis=1), np.float64)
     if kind == "precision":
-        return hits[:, : int(k)].sum(axis=1) / min(int(k), hits.shape[1])
+        return np.asarray(hits[:, : int(k)].mean(axis=1), np.float64)
     raise Misconfigured(f"{task.name}: expected recall_at_K, precision_at_K, map or accuracy, got {name!r}")

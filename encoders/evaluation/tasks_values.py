@@ -10,6 +10,8 @@ from encoders.evaluation.tasks import VOTES, SameKey, Task, Truth, numbered
 from encoders.item import Item
 from encoders.tables import ATTRIBUTE_COLUMNS
 
+#: An item in the form it is shown, the value to predict, and its group.
+Form = tuple[Item, str, str]
 _SEVERAL = re.compile(r"[|;]")
 
 
@@ -21,20 +23,21 @@ def value_tasks(data: DataSet, rows: Sequence[int]) -> list[Task]:
     found = []
     for name in ("label", *ATTRIBUTE_COLUMNS):
         for form in ("image", "text"):
-            task = _task(data, name, form, queries, gallery)
-            if len(set(task.truth.relevant.gallery.tolist())) > 1:
-                found.append(task)
+            asked, shown = _forms(name, form, queries), _forms(name, form, gallery)
+            # A value that everything has predicts itself.
+            if asked and len({value for _, value, _ in shown}) > 1:
+                found.append(_task(data, f"{name}_from_{form}", asked, shown))
     return found
 
 
-def _task(data: DataSet, name: str, form: str, queries: Sequence[Example], gallery: Sequence[Example]) -> Task:
-    asked, shown = _forms(name, form, queries), _forms(name, form, gallery)
-    truth = Truth(SameKey.of([v for _, v, _ in asked], [v for _, v, _ in shown]), (), numbered([g for _, _, g in asked]))
-    items = tuple(item for item, _, _ in asked), tuple(item for item, _, _ in shown)
-    return Task(f"{data.name}/{name}_from_{form}", data.folder, *items, truth, VOTES)
+def _task(data: DataSet, name: str, asked: Sequence[Form], shown: Sequence[Form]) -> Task:
+    values = SameKey.of([value for _, value, _ in asked], [value for _, value, _ in shown])
+    truth = Truth(values, (), numbered([group for _, _, group in asked]))
+    queries, gallery = tuple(item for item, _, _ in asked), tuple(item for item, _, _ in shown)
+    return Task(f"{data.name}/{name}", data.folder, queries, gallery, truth, VOTES)
 
 
-def _forms(name: str, form: str, examples: Sequence[Example]) -> list[tuple[Item, str, str]]:
+def _forms(name: str, form: str, examples: Sequence[Example]) -> list[Form]:
     found = []
     for example in examples:
         value, item = _value(name, example), example.item
