@@ -1,0 +1,107 @@
+"""Sales of known customers from a data folder, as arrays in time order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from encoders.tables import column, read_table, read_text_table
+from encoders.transactions import read_log
+from moontide.errors import Misconfigured
+
+USER_COLUMNS: Final = ("user_id", "CustomerID")
+DAY: Final = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Purchases:
+    """P purchases, each (user, item, time) once, ordered by (time, user, item).
+
+    Attributes:
+        user, item: (P,) int64, rows of `user_ids` and `item_ids`.
+        basket: (P,) int64; a basket belongs to one user.
+        time: (P,) int64, microseconds since 1970 in UTC.
+        left_out: sales left out, by reason.
+    """
+
+    user: NDArray[np.int64]
+    item: NDArray[np.int64]
+    basket: NDArray[np.int64]
+    time: NDArray[np.int64]
+    user_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    left_out: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+
+def read_purchases(folder: Path) -> Purchases:
+    """Read ``transactions.parquet`` and ``items.csv``.
+
+    Left out: cancellations and returns, rows without a customer, items that are no product or not in ``items.csv``, rows
+    without a time, and repeats of (user, item, time), exact duplicates among them.
+
+    Raises:
+        Misconfigured: a file or column is missing, or nothing is left.
+    """
+    path = folder / "transactions.parquet"
+    log = read_log(folder, None)
+    if log is None:
+        raise Misconfigured(f"{path}: expected a log of sales, got no file; see docs/reference/training-data.md")
+    table = read_table(path)
+    names = [name for name in USER_COLUMNS if name in table]
+    if not names:
+        raise Misconfigured(f"{path}: expected a column of {list(USER_COLUMNS)}, got {list(table.columns)}")
+    left_out = {"cancellation": len(table) - len(log)}
+    log = log.assign(user_id=_ids(table[names[0]].loc[log.index]))
+    for reason, keep in (
+        ("no_customer", lambda rows: rows["user_id"] != ""),
+        ("no_time", lambda rows: rows["event_timestamp"].notna()),
+        ("no_product", lambda rows: rows["item_id"].isin(_products(folder))),
+        ("repeat", lambda rows: ~rows.duplicated(["user_id", "item_id", "event_timestamp"])),
+    ):
+        chosen = log[keep(log)]
+        left_out[reason], log = len(log) - len(chosen), chosen
+    if log.empty:
+        raise Misconfigured(f"{path}: expected sales of known customers, got none; left out: {left_out}")
+    return _arrays(log, left_out)
+
+
+def _arrays(log: pd.DataFrame, left_out: Mapping[str, int]) -> Purchases:
+    user_ids, user = np.unique(log["user_id"].to_numpy(str), return_inverse=True)
+    item_ids, item = np.unique(log["item_id"].to_numpy(str), return_inverse=True)
+    basket = log.groupby(["user_id", log["basket_id"].astype(str)], sort=True).ngroup().to_numpy(np.int64)
+    time = pd.DatetimeIndex(pd.to_datetime(log["event_timestamp"], utc=True)).as_unit("us").asi8
+    order = np.lexsort((item, user, time))
+    return Purchases(
+        user[order].astype(np.int64), item[order].astype(np.int64), basket[order], time[order],
+        tuple(user_ids.tolist()), tuple(item_ids.tolist()), left_out,
+    )  # fmt: skip
+
+
+def _ids(values: pd.Series) -> pd.Series:
+    """Ids as strings; empty for a missing one, and for a number that stands for none (0 or below)."""
+    if pd.api.types.is_numeric_dtype(values):
+        known = values.notna() & (values > 0)
+        return values.where(known, 0).astype("int64").astype(str).where(known, "")
+    return values.astype("string").fillna("").str.strip().astype(str)
+
+
+def _products(folder: Path) -> set[str]:
+    path = folder / "items.csv"
+    if not path.is_file():
+        raise Misconfigured(f"{folder}: expected items.csv; see docs/reference/training-data.md")
+    table = read_text_table(path)
+    ids = column(table, "item_id")
+    if ids is None:
+        raise Misconfigured(f"{path}: expected a column item_id, got {list(table.columns)}")
+    if "is_product" in table:
+        ids = ids[table["is_product"].str.lower().isin(("true", "1"))]
+    return set(ids.str.strip()) - {""}

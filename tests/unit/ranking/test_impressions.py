@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moontide.errors import Misconfigured
+from ranking.features import SCALARS, scalars
+from ranking.histories import histories_of
+from ranking.impressions import RATIO, make_impressions
+from ranking.purchases import DAY, read_purchases
+from ranking.splits import bounds, microseconds, split
+from tests.unit.ranking.purchases_world import purchases_of, random_purchases, write_shop
+
+pytestmark = pytest.mark.unit
+
+TIMES = st.integers(0, 60).map(lambda day: day * DAY)
+SALES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8), st.integers(0, 12), TIMES), min_size=1, max_size=60)
+
+
+def one_user_a_basket(rows):
+    return [(user, item, basket * 5 + user, time) for user, item, basket, time in rows]
+
+
+@settings(max_examples=60, deadline=None)
+@given(SALES, st.sampled_from(["new", "all"]), st.integers(1, 4))
+def test_nothing_at_or_after_the_impression_is_in_a_history_or_a_feature(rows, variant, length):
+    purchases = purchases_of(one_user_a_basket(rows))
+    made = make_impressions(purchases, variant=variant, seed=1)
+    histories = histories_of(purchases, made, length)
+    items, present = histories.padded(np.arange(len(made.user)))
+    log = list(zip(purchases.user.tolist(), purchases.item.tolist(), purchases.time.tolist(), strict=True))
+    for request, (user, time) in enumerate(zip(made.user.tolist(), made.time.tolist(), strict=True)):
+        before = sorted((at, item) for owner, item, at in log if owner == user and at < time)
+        assert items[request][present[request]].tolist() == [item for _, item in before][-length:]
+        assert histories.known[request] == len(before)
+    values = np.expm1(scalars(purchases, made, histories))
+    for row in range(len(made)):
+        user, item, time = made.user[made.request[row]], made.item[row], made.time[made.request[row]]
+        sold = [at for _, other, at in log if other == item and at < time]
+        expected = [
+            sum(at >= time - 30 * DAY for at in sold), sum(at >= time - 7 * DAY for at in sold), len(sold),
+            (time - min(sold)) / DAY, len([1 for owner, _, at in log if owner == user and at < time]),
+            len([1 for owner, other, at in log if owner == user and other == item and at < time]),
+        ]  # fmt: skip
+        assert values[row] == pytest.approx(np.array(expected), rel=1e-4, abs=1e-4), SCALARS
+
+
+@settings(max_examples=40, deadline=None)
+@given(SALES, st.sampled_from(["new", "all"]))
+def test_labels_mean_bought_in_this_basket(rows, variant):
+    purchases = purchases_of(one_user_a_basket(rows))
+    made = make_impressions(purchases, variant=variant, seed=1)
+    assert len(made.offsets) == len(made.user) + 1
+    for row in range(len(made)):
+        request = made.request[row]
+        user, time = made.user[request], made.time[request]
+        baskets = {
+            basket for basket in np.unique(purchases.basket)
+            if purchases.time[purchases.basket == basket].min() == time and purchases.user[purchases.basket == basket][0] == user
+        }  # fmt: skip
+        in_basket = any(made.item[row] in purchases.item[purchases.basket == basket] for basket in baskets)
+        assert made.label[row] == 0 or in_basket
+        if len(baskets) == 1:
+            assert bool(made.label[row]) == in_basket
+        if variant == "new":
+            mine = (purchases.user == user) & (purchases.time < time)
+            assert made.item[row] not in purchases.item[mine]
+
+
+def test_negatives_follow_the_trailing_sales_without_the_excluded():
+    draw = np.random.default_rng(0)
+    shares = {1: 50, 2: 30, 3: 15, 4: 5}
+    rows = [(9, 0, 10_000, 0), (9, 5, 10_001, 0), (9, 0, 10_002, 41 * DAY)]
+    number = 0
+    for item, count in shares.items():
+        for _ in range(count):
+            number += 1
+            rows.append((100 + number, item, number, int(draw.integers(40, 60)) * DAY + number))
+    rows += [(200 + at, 5, 20_000 + at, 2 * DAY + at) for at in range(40)]
+    rows += [(8, 1, 30_000, 30 * DAY)]
+    buyers = [(1_000 + at, 0, 40_000 + at, 65 * DAY) for at in range(3_000)]
+    made = make_impressions(purchases_of(rows + buyers), variant="new", seed=4)
+    asked = made.time[made.request] == 65 * DAY
+    drawn = Counter(made.item[asked & (made.label == 0)].tolist())
+    total = sum(drawn.values())
+    assert total == RATIO * 3_000
+    assert set(drawn) == set(shares)
+    chi = sum((drawn[item] - total * count / 100) ** 2 / (total * count / 100) for item, count in shares.items())
+    assert chi < 16.3, "0.999 quantile of chi squared with 3 degrees of freedom"
+
+
+def test_seeded_and_ratio_held():
+    purchases = random_purchases()
+    first, again, other = (make_impressions(purchases, variant="all", seed=seed) for seed in (1, 1, 2))
+    assert first.item.tolist() == again.item.tolist()
+    assert first.item.tolist() != other.item.tolist()
+    positives = int(first.label.sum())
+    assert len(first) == positives * (1 + RATIO) - first.left_out["negative_not_found"]
+    assert (np.diff(first.request) >= 0).all()
+
+
+def test_a_positive_that_could_not_be_a_negative_is_left_out_and_counted():
+    rows = [(0, 0, 0, 0), (1, 0, 1, 50 * DAY), (2, 1, 2, 51 * DAY), (3, 2, 3, 52 * DAY)]
+    made = make_impressions(purchases_of(rows), variant="all", seed=0)
+    assert len(made) == 0
+    assert made.left_out == {"first_days": 1, "unmatched": 3, "negative_not_found": 0}
+
+
+def test_unknown_variant():
+    with pytest.raises(Misconfigured, match="new"):
+        make_impressions(random_purchases(), variant="old", seed=0)
+
+
+def test_reading_leaves_out_and_counts(tmp_path):
+    import pandas as pd
+
+    (tmp_path / "items.csv").write_text("StockCode,title,is_product\nA,LAMP,True\nB,POSTAGE,False\n")
+    day = pd.Timestamp("2011-01-05 10:00")
+    rows = [
+        ("1", "A", 1, day, 7), ("1", "A", 1, day, 7), ("1", "A", 3, day, 7), ("C2", "A", -1, day, 7), ("3", "A", 1, day, None),
+        ("4", "B", 1, day, 7), ("5", "Z", 1, day, 7), ("6", "A", 1, day, 0), ("7", "A", 1, day, 8),
+    ]  # fmt: skip
+    columns = ["InvoiceNo", "StockCode", "Quantity", "InvoiceDate", "CustomerID"]
+    frame = pd.DataFrame(rows, columns=columns).assign(Description="LAMP")
+    frame.astype({"CustomerID": "Int64"}).to_parquet(tmp_path / "transactions.parquet")
+    found = read_purchases(tmp_path)
+    assert [found.user_ids[user] for user in found.user] == ["7", "8"]
+    assert found.left_out == {"cancellation": 1, "no_customer": 2, "no_time": 0, "no_product": 2, "repeat": 2}
+    assert found.time[0] == microseconds("2011-01-05T10:00:00")
+
+
+def test_missing_files_and_columns_are_named(tmp_path):
+    with pytest.raises(Misconfigured, match="log of sales"):
+        read_purchases(tmp_path)
+    write_shop(tmp_path)
+    (tmp_path / "items.csv").unlink()
+    with pytest.raises(Misconfigured, match=r"items\.csv"):
+        read_purchases(tmp_path)
+
+
+def test_other_days_split_by_quantiles_and_the_parts_follow_in_time(tmp_path):
+    write_shop(tmp_path)
+    purchases = read_purchases(tmp_path)
+    made = make_impressions(purchases, variant="all", seed=0)
+    parts = split(made, None, budget=None, seed=0)
+    times = [made.time[made.request[rows]] for rows in (parts.train, parts.validation, parts.test)]
+    assert times[0].max() < times[1].min() <= times[1].max() < times[2].min()
+    assert sum(map(len, times)) == len(made)
+    small = split(made, None, budget=len(parts.train) // 2, seed=0)
+    kept = set(made.user[made.request[small.train]].tolist())
+    whole = parts.train[np.isin(made.user[made.request[parts.train]], list(kept))]
+    assert 0 < len(small.train) <= len(parts.train) // 2
+    assert small.train.tolist() == whole.tolist(), "users are whole"
+
+
+def test_asked_days_are_obeyed_or_refused(tmp_path):
+    made = make_impressions(random_purchases(), variant="all", seed=0)
+    asked = ("1970-02-15", "1970-03-15", "1970-04-15")
+    assert bounds(made, asked) == tuple(microseconds(day) for day in asked)
+    with pytest.raises(Misconfigured, match="rising"):
+        bounds(made, ("1970-03-01", "1970-02-01", "1970-04-01"))
+    with pytest.raises(Misconfigured, match="ISO"):
+        bounds(made, ("March", "1970-02-01", "1970-04-01"))
+    with pytest.raises(Misconfigured, match="test"):
+        split(made, ("1970-02-15", "1980-01-01", "1981-01-01"), budget=None, seed=0)
