@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
@@ -55,14 +56,35 @@ def positive(text: str) -> int:
     return value
 
 
+def moment(text: str) -> int:
+    try:
+        named = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected ISO 8601, e.g. 2026-01-31T00:00:00Z, got {text!r}") from None
+    if named.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"expected a time zone, e.g. {text}Z, got none")
+    try:
+        since = named.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    except OverflowError:
+        since = timedelta(-1)
+    if since < timedelta(0):
+        raise argparse.ArgumentTypeError(f"expected a time from 1970 on, got {text!r}")
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
 def site(home: Path | None) -> tuple[Settings, LiveSpaces]:
     """Settings of this process, `home` before the environment, and the live spaces.
 
     Raises:
         Misconfigured: a setting or ``spaces.toml`` is wrong.
     """
-    settings = load_settings() if home is None else load_settings(home=home.absolute())
+    settings = settings_of(home)
     return settings, load_spaces(settings.spaces_path)
+
+
+def settings_of(home: Path | None) -> Settings:
+    """Settings of this process, `home` before the environment; for programs that read no space."""
+    return load_settings() if home is None else load_settings(home=home.absolute())
 
 
 def run(body: Callable[[], Exit]) -> int:

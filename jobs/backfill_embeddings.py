@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from jobs._backfill import Backfill, Choices
-from jobs._cli import Exit, add_spark_flags, now_us, parser, positive, run, site
+from jobs._cli import Exit, add_spark_flags, moment, now_us, parser, positive, run, site
 
 _STUB: Final = "stub:"
 
@@ -46,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--space", required=True, metavar="ID", help="the space to fill, e.g. moon_v1 (see spaces.toml)")
     made.add_argument(
         "--snapshot-time",
-        type=_moment,
+        type=moment,
         metavar="TIME",
         help="when the catalog was true, ISO 8601 with a zone: version and time of rows of a catalog without such columns",
     )
@@ -64,22 +63,6 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--skip-index", action="store_true", help="leave the index to a running indexer (items stay marked)")
     add_spark_flags(made)
     return made
-
-
-def _moment(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected ISO 8601, e.g. 2026-01-31T00:00:00Z, got {text!r}") from None
-    if moment.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"expected a time zone, e.g. {text}Z, got none")
-    try:
-        since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-    except OverflowError:
-        since = timedelta(-1)
-    if since < timedelta(0):
-        raise argparse.ArgumentTypeError(f"expected a time from 1970 on, got {text!r}")
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def _stub(text: str) -> int:
