@@ -14,6 +14,7 @@ from encoders.evaluation.measured import MeasuredData, Say, measure
 from encoders.evaluation.measures import CONFIDENCE, DRAWS, SEED, run
 from encoders.evaluation.methods import baselines, own_methods
 from encoders.evaluation.output import as_json, as_table, write_json
+from encoders.evaluation.tasks import Task
 from encoders.evaluation.tasks_build import SPLITS, Built, build, build_folder
 from encoders.evaluation.vectors import ByCodes, Vectors
 from encoders.runtime import Encoder
@@ -27,9 +28,13 @@ def evaluate(
 
     `queries` caps each task; `values` adds classification and attribute prediction, which encode the train split too.
     """
-    vectors = Vectors(encoder)
-    method = ByCodes("codes", vectors)
     tasks = [task for data in data_sets for task in build(data, split=split, queries=queries, values=values).tasks]
+    return evaluate_tasks(encoder, tasks)
+
+
+def evaluate_tasks(encoder: Encoder, tasks: Sequence[Task]) -> dict[str, dict[str, float]]:
+    """As `evaluate`, of tasks that were built before: whoever measures again and again checks the pictures once."""
+    method = ByCodes("codes", Vectors(encoder))
     return {task.name: {**run(task, method), "queries": float(len(task.queries))} for task in tasks}
 
 
@@ -48,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="folders as in docs/reference/evaluation.md")
     parser.add_argument("--split", choices=SPLITS, default="auto", help="auto: test for what it was trained on, else all")
     parser.add_argument("--json", type=Path, help="write the measurement to this file")
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help="write report.html into this folder")
     parser.add_argument("--queries", type=_positive, help="at most so many queries per task, drawn under a fixed seed")
     parser.add_argument("--dims", type=_numbers, default=(), help="prefixes to measure too, e.g. 32,64,128")
     parser.add_argument("--baselines", default="none", help="none, all, or names divided by commas; NAME=DIR is another artifact")
@@ -86,9 +92,15 @@ def _run(arguments: argparse.Namespace, say: Say) -> int:
         built = build_folder(folder, split=split, queries=arguments.queries)
         _say_what_is_missing(built, say)
         found.append(measure(built, vectors, methods, say=say))
-    print(as_table(found, [method.name for method in methods]))  # noqa: T201
+    names = tuple(method.name for method in methods)
+    print(as_table(found, names))  # noqa: T201
     if arguments.json:
         write_json(arguments.json, as_json(encoder, found, _settings(arguments)))
+    if arguments.report:
+        # Heat maps and pictures are only needed by who asks for a page.
+        from encoders.evaluation.report import Subject, write_report
+
+        say(f"report: {write_report(arguments.report, found, Subject(vectors, names))}")
     return 0
 
 
