@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ __all__ = ["ALIASES", "ATTRIBUTE_COLUMNS", "BASKET_SIZES", "SPLIT_SHARES", "UNKN
 
 UNKNOWN_LABELS: Final = frozenset({"Not sure", "Other", "Skip"})
 SPLIT_SHARES: Final = (("train", 0.65), ("val", 0.10), ("test", 0.25))
+# 85123A and 85123B are one product; letters without a number before them are a name.
+_VARIANT: Final = re.compile(r"(?<=[0-9])[A-Za-z]+$")
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -145,7 +148,7 @@ def _examples(table: pd.DataFrame, folder: Path) -> Iterator[Example]:
         images = tuple(part.strip() for part in lists["images"][row].split(";") if part.strip())
         if item_id in default:
             images = (default[item_id],)
-        group = lists["group"][row] or item_id.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+        group = lists["group"][row] or _VARIANT.sub("", item_id)
         known = {name: value for name, value in values[row].items() if value}
         described = "; ".join(value.rpartition("/")[2] for value in known.values()) if whole is None else whole[row]
         item = Item(item_id, title, description, described or None)

@@ -94,11 +94,11 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_pairs_come_from_one_basket() -> None:
-    batches = pytest.importorskip("encoders.batches")
+    behaviour = pytest.importorskip("encoders.training.behaviour")
     baskets = Baskets(np.array([0, 1, 2, 3, 4]), np.array([0, 3, 5]))
-    first, second = batches.draw_pairs(baskets, 200, np.random.default_rng(0))
-    assert (first != second).all()
-    assert ((first < 3) == (second < 3)).all()
+    drawn = behaviour.BasketPairs(baskets, 5, np.full(5, -1)).draw(200, np.random.default_rng(0))
+    assert (drawn.query_item != drawn.item).all()
+    assert ((drawn.query_item < 3) == (drawn.item < 3)).all()
 
 
 def test_measuring_needs_no_licence_and_unsound_rows_are_counted(tmp_path: Path) -> None:
@@ -131,3 +131,9 @@ def test_a_dataset_json_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
         (tmp_path / "dataset.json").write_text(body)
         with pytest.raises(Misconfigured, match="JSON object"):
             read_data_set(tmp_path, cutoff=None)
+
+
+def test_without_a_group_letters_after_a_number_are_variants_and_names_stay(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id\napple\npear\nP1\nP1XL\n12a-b\n")
+    examples = read_data_set(tmp_path, cutoff=None, licensed=False).examples
+    assert [e.group.partition("/")[2] for e in examples] == ["apple", "pear", "P1", "P1", "12a-b"]
