@@ -29,7 +29,7 @@ def health(vectors: Embeddings) -> dict[str, float]:
         return found
     norms = np.linalg.norm(present.to_float().astype(np.float64), axis=1)
     unit = present.codes.astype(np.float32) * present.inv_norm[:, None]
-    shares = _eigenvalue_shares(unit)
+    shares = eigenvalue_shares(unit)
     positive = shares[shares > 0]
     return found | {
         "norm_mean": float(norms.mean()),
@@ -44,7 +44,7 @@ def health(vectors: Embeddings) -> dict[str, float]:
     }
 
 
-def _eigenvalue_shares(unit: NDArray[np.float32]) -> NDArray[np.float64]:
+def eigenvalue_shares(unit: NDArray[np.float32]) -> NDArray[np.float64]:
     """(D,) of the uncentred second moment, which a shared direction dominates; they sum to 1."""
     wide = unit.astype(np.float64)
     values = np.clip(np.linalg.eigvalsh(wide.T @ wide / len(wide)), 0.0, None)
@@ -53,9 +53,14 @@ def _eigenvalue_shares(unit: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _mean_cosine(unit: NDArray[np.float32]) -> float:
     """Of random pairs of different rows; 1 for a single row."""
+    return float(random_cosines(unit).mean()) if len(unit) > 1 else 1.0
+
+
+def random_cosines(unit: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(`PAIRS`,) of random pairs of different rows of (N, D) unit rows; none where N < 2."""
     if len(unit) < 2:
-        return 1.0
+        return np.zeros(0)
     draw = np.random.default_rng(SEED)
     first = draw.integers(len(unit), size=PAIRS)
     second = (first + draw.integers(1, len(unit), size=PAIRS)) % len(unit)
-    return float(np.einsum("nd,nd->n", unit[first], unit[second], dtype=np.float64).mean())
+    return np.einsum("nd,nd->n", unit[first], unit[second], dtype=np.float64)

@@ -48,7 +48,7 @@ def measure(built: Built, vectors: Vectors, methods: Sequence[Method], *, say: S
     for at, task in enumerate(built.tasks):
         say(f"{task.name} ({at + 1}/{len(built.tasks)}): {len(task.queries)} queries, {len(task.gallery)} in the gallery")
         tasks.append(measure_task(task, vectors, methods))
-    found = {form: health(vectors.codes(items, built.folder)) for form, items in _forms(built.examples).items() if items}
+    found = {form: health(vectors.codes(items, built.folder)) for form, items in forms_of(built.examples).items() if items}
     return MeasuredData(built, tuple(tasks), found, dict(vectors.rejects - before))
 
 
@@ -67,7 +67,7 @@ def measure_task(task: Task, vectors: Vectors, methods: Sequence[Method]) -> Mea
     return MeasuredTask(task.name, len(task.queries), len(task.gallery), figures, loss)
 
 
-def _forms(examples: Sequence[Example]) -> dict[str, list[Item]]:
+def forms_of(examples: Sequence[Example]) -> dict[str, list[Item]]:
     """Distinct contents by form; an item that lacks a form is not counted in it."""
     found: dict[str, list[Item]] = {form: [] for form in FORMS}
     for example in examples:
