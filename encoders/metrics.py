@@ -40,7 +40,7 @@ def mean_average_precision(scores: NDArray[np.float32], relevant: NDArray[np.boo
     """Mean over queries of the average precision over the whole gallery."""
     asked = relevant.any(axis=1)
     hits = hits_of(best_first(scores[asked], scores.shape[1]), relevant[asked])
-    return float(average_precisions(hits).mean())
+    return float(average_precisions(hits, hits.sum(axis=1)).mean())
 
 
 def best_first(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
@@ -57,7 +57,7 @@ def hits_of(best: NDArray[np.int64], relevant: NDArray[np.bool_]) -> NDArray[np.
     return np.take_along_axis(relevant, best, axis=1)
 
 
-def average_precisions(hits: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(Q,) average precision of whole ranked galleries (Q, G), each with a hit at least."""
+def average_precisions(hits: NDArray[np.bool_], relevant: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(Q,) average precision of whole ranked galleries (Q, G); `relevant` (Q,) counts the relevant rows, 1 or more."""
     precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
-    return np.asarray((precision * hits).sum(axis=1) / hits.sum(axis=1))
+    return np.asarray((precision * hits).sum(axis=1) / relevant)

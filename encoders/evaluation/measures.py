@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.evaluation.probe import NEIGHBOURS, votes_right
-from encoders.evaluation.tasks import Method, SameKey, Scores, Task, blocks
+from encoders.evaluation.tasks import VOTES, Method, SameKey, Scores, Task, blocks
 from encoders.metrics import average_precisions, best_first, hits_of
 from moontide.errors import Misconfigured
 
@@ -80,34 +80,32 @@ def _block(task: Task, scores: Scores, order: NDArray[np.int64], start: int, sto
         raise Misconfigured(f"{task.name}: expected scores of shape {relevant.shape}, got {got.shape}")
     got = np.where(out | np.isnan(got), -np.inf, got)[asked][:, order]
     ranked = best_first(got, got.shape[1] if "map" in task.measures else _longest(task))
-    hits = hits_of(ranked, relevant[asked][:, order])
-    return {name: _measure(name, task, order[ranked], got, ranked, hits, np.flatnonzero(asked) + start) for name in task.measures}
+    near = np.take_along_axis(got, ranked, axis=1)
+    # A row without a score is not found, wherever the sort has put it.
+    hits = hits_of(ranked, relevant[asked][:, order]) & np.isfinite(near)
+    values = {name: _of_hits(name, task.name, hits, relevant[asked].sum(axis=1)) for name in task.measures if name not in VOTES}
+    if "accuracy" in task.measures:
+        rows = order[ranked[:, :NEIGHBOURS]]
+        values["accuracy"] = votes_right(rows, near[:, :NEIGHBOURS], _values(task), np.flatnonzero(asked) + start)
+    return values
 
 
 def _longest(task: Task) -> int:
     return max((int(name.rpartition("_")[2]) for name in task.measures if name[-1].isdigit()), default=NEIGHBOURS)
 
 
-def _measure(
-    name: str,
-    task: Task,
-    rows: NDArray[np.int64],
-    scores: NDArray[np.float32],
-    ranked: NDArray[np.int64],
-    hits: NDArray[np.bool_],
-    queries: NDArray[np.int64],
-) -> NDArray[np.float64]:
+def _of_hits(name: str, task: str, hits: NDArray[np.bool_], relevant: NDArray[np.int64]) -> NDArray[np.float64]:
     if name == "map":
-        return average_precisions(hits)
-    if name == "accuracy":
-        values = task.truth.relevant
-        if not isinstance(values, SameKey):
-            raise Misconfigured(f"{task.name}: expected values to vote on (SameKey), got {type(values).__name__}")
-        near = ranked[:, :NEIGHBOURS]
-        return votes_right(rows[:, :NEIGHBOURS], np.take_along_axis(scores, near, axis=1), values, queries)
+        return average_precisions(hits, relevant)
     kind, _, k = name.rpartition("_at_")
     if kind == "recall":
         return np.asarray(hits[:, : int(k)].any(axis=1), np.float64)
     if kind == "precision":
         return np.asarray(hits[:, : int(k)].mean(axis=1), np.float64)
-    raise Misconfigured(f"{task.name}: expected recall_at_K, precision_at_K, map or accuracy, got {name!r}")
+    raise Misconfigured(f"{task}: expected recall_at_K, precision_at_K, map or accuracy, got {name!r}")
+
+
+def _values(task: Task) -> SameKey:
+    if not isinstance(task.truth.relevant, SameKey):
+        raise Misconfigured(f"{task.name}: expected values to vote on (SameKey), got {type(task.truth.relevant).__name__}")
+    return task.truth.relevant

@@ -38,7 +38,7 @@ def votes_right(
     same = named[:, :, None] == named[:, None, :]
     totals = (same * weights[:, None, :]).sum(axis=2)
     winner = np.take_along_axis(named, totals.argmax(axis=1)[:, None], axis=1)[:, 0]
-    return (winner == values.queries[rows]).astype(np.float64)
+    return ((winner == values.queries[rows]) & finite.any(axis=1)).astype(np.float64)
 
 
 def rightly_common(values: SameKey) -> NDArray[np.float64]:

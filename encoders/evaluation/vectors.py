@@ -88,14 +88,15 @@ class ByCodes:
     reads: frozenset[str] = BOTH
 
     def scores(self, task: Task) -> Scores:
-        """An item without a vector scores 0 everywhere."""
+        """NaN where either item has no vector: it finds nothing and is not found."""
         sides = [self.vectors.codes(items, task.folder) for items in (task.queries, task.gallery)]
         queries, gallery = (side if self.dim is None else side.prefix(self.dim) for side in sides)
         left, right = queries.codes.astype(np.float32), gallery.codes.astype(np.float32)
+        above, beside = (np.where(side.present, side.inv_norm, np.float32(np.nan)) for side in (queries, gallery))
 
         def block(start: int, stop: int) -> NDArray[np.float32]:
             # The same products in the same order as `encoders.metrics.cosines`.
-            return (left[start:stop] @ right.T) * queries.inv_norm[start:stop, None] * gallery.inv_norm[None, :]
+            return (left[start:stop] @ right.T) * above[start:stop, None] * beside[None, :]
 
         return block
 
@@ -109,7 +110,7 @@ class ByFloats:
     reads: frozenset[str] = BOTH
 
     def scores(self, task: Task) -> Scores:
-        """An item without a vector scores 0 everywhere."""
+        """NaN where either item has no vector: it finds nothing and is not found."""
         left, right = (_unit(self.vectors.floats(items, task.folder)) for items in (task.queries, task.gallery))
 
         def block(start: int, stop: int) -> NDArray[np.float32]:
@@ -120,4 +121,4 @@ class ByFloats:
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return np.divide(rows, norms, out=np.full_like(rows, np.nan), where=norms > 0)

@@ -15,8 +15,9 @@ from encoders import Encoder, Item
 from encoders.data import read_data_set
 from encoders.evaluate import evaluate, main, split_for
 from encoders.evaluation.measures import run
+from encoders.evaluation.tasks import RECALLS, SameKey, Task, Truth
 from encoders.evaluation.tasks_build import build_folder
-from encoders.evaluation.vectors import ByCodes, Vectors
+from encoders.evaluation.vectors import ByCodes, ByFloats, Vectors
 from encoders.metrics import cosines
 
 pytestmark = pytest.mark.unit
@@ -143,6 +144,9 @@ def test_what_the_encoder_turns_away_is_counted_and_finds_nothing(encoder: Encod
     codes = vectors.codes([Item("a", title="!!!"), Item("b", title="red mug")], tmp_path)
     assert codes.present.tolist() == [False, True]
     assert vectors.rejects == {"no_content": 1}
+    items = (Item("a", title="!!!"), Item("b", title="red mug"))
+    task = Task("shop/t", tmp_path, items, items, Truth(SameKey.of("ab", "ab"), (), np.arange(2)))
+    assert run(task, ByCodes("codes", vectors)) == run(task, ByFloats("floats", vectors)) == dict.fromkeys(RECALLS, 0.5)
 
 
 def test_measuring_needs_no_torch() -> None:

@@ -87,7 +87,9 @@ def test_what_is_not_a_number_never_wins() -> None:
     scores = np.full((2, 40), 0.5, np.float32)
     scores[:, 0] = np.nan
     found = run(_task(Listed((np.array([0]), np.array([0])), 40), (), (2, 40)), Table(scores))
-    assert found["recall_at_10"] == 0.0
+    assert found == {name: 0.0 for name in RANKINGS}
+    nothing = np.full((2, 2), np.nan, np.float32)
+    assert run(_task(SameKey.of("ab", "ab"), (), (2, 2), VOTES), Table(nothing)) == {"accuracy": 0.0}
 
 
 def test_scores_of_another_shape_and_unknown_measures_are_refused() -> None:
