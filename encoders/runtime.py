@@ -18,6 +18,7 @@ from encoders.prepare import Prepared, Preparer, Progress, no_progress
 from encoders.tokenizer import Tokens
 from encoders.variants import Choice, Wanted, open_models
 from moontide.embeddings import Embeddings
+from moontide.errors import Misconfigured
 from moontide.spaces import EmbeddingSpace
 
 __all__ = ["Encoder", "Prepared", "Progress", "no_progress"]
@@ -43,6 +44,11 @@ class Encoder:
         self._preparer = Preparer(artifact, images or ImageLoader(), threads=self._threads)
         sessions, self._precision = open_models(artifact, precision, threads=self._threads)
         self._fusion = sessions[LAYOUT.fusion_model]
+        width = self._fusion.get_outputs()[0].shape[-1]
+        if isinstance(width, int) and width != self.space.dim:
+            raise Misconfigured(
+                f"{LAYOUT.fusion_model}: expected vectors of {self.space.dim} numbers, got {width}; export the artifact again"
+            )
         self._image, self._text = sessions.get(LAYOUT.image_model), sessions.get(LAYOUT.text_model)
 
     @classmethod

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from encoders import Encoder
+
+if TYPE_CHECKING:
+    from encoders.export import Exported
 
 ARTIFACT = Path(__file__).parents[3] / "artifacts" / "moon_v1"
 
@@ -25,6 +29,14 @@ def artifact_path() -> Path:
 @pytest.fixture(scope="session")
 def encoder() -> Encoder:
     return Encoder.load(ARTIFACT, threads=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_export() -> Exported:
+    """A tiny image encoder with its int8 variant, exported once: the exporter takes seconds."""
+    from . import tiny_artifact
+
+    return tiny_artifact.exported()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from encoders import ImageLoader, Reason, Unencodable
-from encoders.images import decode
+from encoders.images import decode, decode_sizes
 from moontide import Misconfigured, Transient
 
 pytestmark = pytest.mark.unit
@@ -220,3 +220,27 @@ def test_what_an_event_names_stops_nobody(raised: Exception, kind: type, monkeyp
 def test_schemes_that_can_never_be_allowed(scheme: str) -> None:
     with pytest.raises(Misconfigured, match="object stores"):
         ImageLoader(schemes=(scheme,))
+
+
+def test_a_large_jpeg_is_decoded_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (4000, 3000), (200, 30, 30)).save(file, "JPEG")
+    sizes: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def watched(image: Image.Image, *args: object, **named: object) -> Image.Image:
+        sizes.append(image.size)
+        return resize(image, *args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    pixels = decode(file.getvalue(), (128, 128))
+    assert sizes[0] == (500, 375)
+    assert np.abs(pixels.astype(int) - (200, 30, 30)).max() <= 3
+
+
+def test_several_sizes_of_one_file(make_image) -> None:
+    data = make_image(4, (300, 200))
+    small, large = decode_sizes(data, ((32, 32), (64, 48)))
+    assert small.shape == (32, 32, 3)
+    assert large.shape == (64, 48, 3)
+    assert np.abs(decode(data, (32, 32)).astype(int) - small).mean() < 4
