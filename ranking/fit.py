@@ -26,16 +26,16 @@ class FitConfig:
     """Settings of training, chosen on the validation days of Online Retail for the ID baseline and shared by all models.
 
     Args:
-        epochs: at most so many; training stops when the validation GAUC falls `patience` times in a row.
+        epochs: at most so many; training stops after `patience` epochs without a better validation GAUC.
         decay: weight decay of AdamW.
     """
 
-    epochs: int = 6
+    epochs: int = 4
     batch: int = 1024
     rate: float = 2e-3
     decay: float = 1e-4
-    patience: int = 1
-    width: int = 16
+    patience: int = 2
+    width: int = 32
     hidden: tuple[int, ...] = (64, 32)
     dropout: float = 0.1
 
