@@ -3,48 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.evaluation.tasks import Scores, Task, loaded
-from encoders.item import Item
-from encoders.runtime import Encoder
+from encoders.evaluation.tasks import Scores, Task
 from moontide.errors import Misconfigured
 
 TEXT: Final = frozenset({"text"})
 IMAGE: Final = frozenset({"image"})
 CHANCE_DIM: Final = 64
-ENCODE_ROWS: Final = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderMethod:
-    """An artifact: cosines of the int8 codes, as served. `dim` is a Matryoshka prefix, or None for the whole vector."""
-
-    name: str
-    encoder: Encoder
-    dim: int | None = None
-    reads: frozenset[str] = TEXT | IMAGE
-
-    def scores(self, task: Task) -> Scores:
-        """Cosines; an item that cannot be encoded scores 0 everywhere."""
-        found = self._vectors(task, task.gallery)
-        return dense_scores(found if task.queries == task.gallery else self._vectors(task, task.queries), found)
-
-    def _vectors(self, task: Task, items: Sequence[Item]) -> NDArray[np.float32]:
-        rows = np.zeros((len(items), self.dim or self.encoder.space.dim), np.float32)
-        for start in range(0, len(items), ENCODE_ROWS):
-            # The place is the id: what cannot be encoded leaves its row at zero.
-            named = [replace(item, item_id=str(start + at)) for at, item in enumerate(items[start : start + ENCODE_ROWS])]
-            vectors, _ = self.encoder.encode_or_reject(loaded(named, task.folder))
-            found = vectors if self.dim is None else vectors.prefix(self.dim)
-            places = np.array([int(place) for place in found.ids or ()], np.int64)
-            rows[places] = found.codes.astype(np.float32) * found.inv_norm[:, None]
-        return rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,11 +152,11 @@ def _cases(part: MeasuredData, subject: Subject, pictures: Pictures) -> str:
 
 
 def _strip(task: Task, kind: str, answer: Answer, pictures: Pictures) -> str:
-    asked = page.figure(text_of(answer.query) or "picture", image=pictures.of(answer.query, task.folder),
+    asked = page.figure(text_of(answer.query) or "a picture", image=pictures.of(answer.query, task.folder),
                         badge=kind, caption=f"first right answer: rank {answer.best_right}")  # fmt: skip
     hits = "".join(
-        page.figure(text_of(hit.item) or "picture", image=pictures.of(hit.item, task.folder), badge=f"{hit.score:.2f}",
-                    caption=text_of(hit.item)[:80], mark="right" if hit.right else "")
+        page.figure(text_of(hit.item) or "a picture", image=pictures.of(hit.item, task.folder), badge=f"{hit.score:.2f}",
+                    caption=text_of(hit.item)[:80] or " ", mark="right" if hit.right else "")
         for hit in answer.hits
     )  # fmt: skip
     return f'<div class="strip nine"><div class="query">{asked}</div>{hits}</div>'

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders.evaluation.baselines import Chance, EncoderMethod
+from encoders.evaluation.baselines import Chance
 from encoders.evaluation.baselines_image import (
     colour_histogram,
     histogram_hog_method,
@@ -134,14 +134,6 @@ def test_a_broken_picture_scores_zero_and_stops_nothing(make_image):
     gallery = [Item("a", image=make_image(1)), Item("b", image=b"not a picture"), Item("c", image=make_image(2))]
     scores = histogram_hog_method().scores(ask(gallery, gallery))(0, 3)
     assert not scores[1].any() and not scores[:, 1].any() and scores[0, 0] == pytest.approx(1.0, abs=1e-5)
-
-
-def test_an_encoder_is_a_method_and_keeps_the_place_of_what_it_cannot_encode(encoder):
-    items = titles("red shirt", "!!!", "nikon camera")
-    scores = EncoderMethod("moon", encoder).scores(ask(items, items))(0, 3)
-    assert not scores[1].any() and scores[0, 0] == pytest.approx(1.0, abs=1e-4) and scores[2].argmax() == 2
-    short = EncoderMethod("moon, 32 dims", encoder, dim=32).scores(ask(items, items))(0, 3)
-    assert short[2, 2] == pytest.approx(1.0, abs=1e-4) and not np.allclose(short, scores)
 
 
 def test_chance_is_repeatable_and_does_not_know_equal_content():

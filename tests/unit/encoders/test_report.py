@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from encoders.evaluate import main
 from encoders.evaluation import page
 from encoders.evaluation.measured import MeasuredData, measure
 from encoders.evaluation.measures import Figure
@@ -159,6 +160,15 @@ def test_a_whole_report_of_a_hostile_shop(encoder, shop, tmp_path):
     assert not re.search(r"https?://(?!www\.w3\.org)", re.sub(r"http://evil\.example", "", text))
     assert "where the vector comes from" in text and "&lt;own&gt;" in text
     assert render([found], Subject(vectors, (own.name,))) == text
+
+
+def test_the_command_writes_it(artifact_path, shop, tmp_path, capsys):
+    asked = [str(artifact_path), "--data", str(shop), "--split", "all", "--queries", "2", "--report", str(tmp_path / "out")]
+    assert main([*asked, "--baselines", "chance,histogram,bm25", "--threads", "1"]) == 0
+    text = (tmp_path / "out" / "report.html").read_text("utf-8")
+    Checker(text)
+    assert "BM25" in text and "colour histogram" in text and "<td>–</td>" in text
+    assert "report.html" in capsys.readouterr().err
 
 
 def test_data_without_a_task_or_without_an_item(encoder):
