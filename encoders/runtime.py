@@ -15,7 +15,7 @@ from encoders.artifact import LAYOUT, Artifact, load_artifact
 from encoders.images import ImageLoader
 from encoders.item import Item, Reject, Unencodable, hash_content
 from encoders.prepare import Prepared, Preparer, Progress, no_progress
-from encoders.tokenizer import Tokens
+from encoders.tokenizer import TokenizerConfig, Tokens
 from encoders.variants import Choice, Wanted, open_models
 from moontide.embeddings import Embeddings
 from moontide.errors import Misconfigured
@@ -25,6 +25,8 @@ __all__ = ["Encoder", "Prepared", "Progress", "no_progress"]
 
 IMAGE_BATCH = 32
 TEXT_BATCH = 256
+# A network over sub-words pays for every padded token: on titles, 32 rows a batch are twice as fast as 256.
+SUBWORD_BATCH = 32
 
 
 class Encoder:
@@ -171,6 +173,7 @@ class Encoder:
             return
         # Rows of like length share a batch, so that one long description does not pad a hundred titles.
         ordered = rows[np.argsort(tokens.lengths[rows], kind="stable")]
-        for start in range(0, len(ordered), TEXT_BATCH):
-            chunk = ordered[start : start + TEXT_BATCH]
+        size = TEXT_BATCH if isinstance(self.artifact.tokenizer, TokenizerConfig) else SUBWORD_BATCH
+        for start in range(0, len(ordered), size):
+            chunk = ordered[start : start + size]
             out[chunk] = self._text.run(None, tokens.inputs(chunk))[0]
