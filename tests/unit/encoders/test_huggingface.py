@@ -1,155 +1,57 @@
-"""Pretrained models through the command and our runtime: the library's own vectors, from tiny random models."""
+"""Sentence encoders through the command and our runtime, and what every pretrained model needs of its files."""
 
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
-from torch.nn.functional import normalize  # noqa: E402
-
-from encoders import Encoder, Item, Reason  # noqa: E402
+from encoders import Item, Reason  # noqa: E402
 from encoders.backbones.pretrained import Pretrained  # noqa: E402
 from encoders.hf_model import fit_projection, load  # noqa: E402
 from encoders.huggingface import main  # noqa: E402
 from encoders.images import decode  # noqa: E402
 from moontide.errors import Misconfigured  # noqa: E402
 from tests.unit.encoders import tiny_pretrained as tiny  # noqa: E402
+from tests.unit.encoders.pretrained_checks import TITLES, Exported, exported, floats, no_network, reference_texts  # noqa: E402
 
 pytestmark = pytest.mark.unit
 
-TITLES = ("red mug", "a hoodie of blue wool with a candle", "glass vase 20 cm", "candle " * 40)
-
-
-@dataclass(frozen=True)
-class Exported:
-    folder: Path
-    reference: object
-    encoder: Encoder
-
 
 @pytest.fixture(scope="module", autouse=True)
-def no_network() -> object:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a connection was asked for")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refuse)
-        patch.setattr(socket, "getaddrinfo", refuse)
+def offline() -> Iterator[None]:
+    with no_network():
         yield
-
-
-def _exported(at: Path, build: Callable[[Path], object], *more: str) -> Exported:
-    folder, out = at / "model", at / "artifact"
-    folder.mkdir()
-    reference = build(folder)
-    assert main(["--model", str(folder), "--out", str(out), "--space", "tiny", "--version", "1", *more]) == 0
-    return Exported(folder, reference, Encoder.load(out, threads=1))
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return _exported(tmp_path_factory.mktemp("clip"), tiny.clip)
-
-
-@pytest.fixture(scope="module")
-def siglip(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return _exported(tmp_path_factory.mktemp("siglip"), tiny.siglip)
 
 
 @pytest.fixture(scope="module")
 def sentence(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return _exported(tmp_path_factory.mktemp("sentence"), tiny.sentence)
+    return exported(tmp_path_factory.mktemp("sentence"), tiny.sentence)
 
 
 @pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return _exported(tmp_path_factory.mktemp("vit"), lambda folder: tiny.vision(folder, "vit"))
+def pictures() -> list[bytes]:
+    return [tiny.picture(seed, size) for seed, size in ((1, (80, 60)), (2, (40, 90)), (3, (32, 32)))]
 
 
-@pytest.fixture(scope="module")
-def pictures(make_image) -> list[bytes]:
-    return [make_image(seed, size) for seed, size in ((1, (80, 60)), (2, (40, 90)), (3, (32, 32)))]
-
-
-def _floats(encoder: Encoder, items: list[Item]) -> np.ndarray:
-    vectors = encoder.encode(items)
-    assert vectors.present.all()
-    return _unit(vectors.to_float())
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def _pixel_values(pictures: list[bytes]) -> torch.Tensor:
-    pixels = np.stack([decode(picture, (tiny.SIDE, tiny.SIDE)) for picture in pictures]).transpose(0, 3, 1, 2) / 255.0
-    mean, std = (np.array(values)[:, None, None] for values in (tiny.MEAN, tiny.STD))
-    return torch.from_numpy(((pixels - mean) / std).astype(np.float32))
-
-
-def _tokens(folder: Path, texts: tuple[str, ...], **how: object) -> dict[str, torch.Tensor]:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return tokenizer(list(texts), return_tensors="pt", truncation=True, max_length=16, return_token_type_ids=False, **how)
-
-
-def _reference_texts(model: Exported) -> np.ndarray:
-    with torch.no_grad():
-        if isinstance(model.reference, transformers.CLIPModel):
-            rows = model.reference.get_text_features(**_tokens(model.folder, TITLES, padding=True)).pooler_output
-        elif isinstance(model.reference, transformers.SiglipModel):
-            ids = _tokens(model.folder, TITLES, padding="max_length")["input_ids"]
-            rows = model.reference.get_text_features(input_ids=ids).pooler_output
-        else:
-            tokens = _tokens(model.folder, TITLES, padding=True)
-            weights = tokens["attention_mask"][:, :, None].float()
-            rows = (model.reference(**tokens).last_hidden_state * weights).sum(1) / weights.sum(1)
-    return normalize(rows).numpy()
-
-
-def _reference_pictures(model: Exported, pictures: list[bytes]) -> np.ndarray:
-    with torch.no_grad():
-        return normalize(model.reference.get_image_features(pixel_values=_pixel_values(pictures)).pooler_output).numpy()
-
-
-@pytest.mark.parametrize("name", ["clip", "siglip", "sentence"])
-def test_texts_are_those_of_the_library(name: str, request: pytest.FixtureRequest) -> None:
-    model = request.getfixturevalue(name)
-    got = _floats(model.encoder, [Item(str(at), title=title) for at, title in enumerate(TITLES)])
-    wanted = _reference_texts(model)
+def test_texts_are_those_of_the_library(sentence: Exported) -> None:
+    got = floats(sentence.encoder, [Item(str(at), title=title) for at, title in enumerate(TITLES)])
+    wanted = reference_texts(sentence)
     assert (got * wanted).sum(axis=1).min() >= 0.9999
     # Or the figure above would say nothing.
     assert (wanted @ wanted.T)[~np.eye(len(TITLES), dtype=bool)].max() < 0.99
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip"])
-def test_pictures_and_mixes_are_those_of_the_library(name: str, request: pytest.FixtureRequest, pictures: list[bytes]) -> None:
-    model = request.getfixturevalue(name)
-    wanted = _reference_pictures(model, pictures)
-    got = _floats(model.encoder, [Item(str(at), image=picture) for at, picture in enumerate(pictures)])
-    assert (got * wanted).sum(axis=1).min() >= 0.9999
-    both = _floats(model.encoder, [Item(str(at), title=TITLES[at], image=picture) for at, picture in enumerate(pictures)])
-    mean = _unit(wanted + _reference_texts(model)[: len(pictures)])
-    assert (both * mean).sum(axis=1).min() >= 0.9999
-
-
-@pytest.mark.parametrize("name", ["clip", "siglip", "sentence"])
-def test_batches_of_none_and_one_and_padding(name: str, request: pytest.FixtureRequest, pictures: list[bytes]) -> None:
-    encoder: Encoder = request.getfixturevalue(name).encoder
+def test_batches_of_none_and_one_and_padding(sentence: Exported) -> None:
+    encoder = sentence.encoder
     assert len(encoder.encode([])) == 0
     items = [Item(str(at), title=title) for at, title in enumerate(TITLES)]
-    if name != "sentence":
-        items += [Item(f"p{at}", image=picture) for at, picture in enumerate(pictures)]
     together, alone = encoder.encode(items).codes, np.concatenate([encoder.encode([item]).codes for item in items])
     assert np.abs(together.astype(int) - alone.astype(int)).max() <= 1
 
@@ -170,32 +72,6 @@ def test_a_text_encoder_refuses_what_it_cannot_read(sentence: Exported, pictures
         ("p", Reason.MODALITY_UNSUPPORTED), ("n", Reason.NO_CONTENT),
     ]  # fmt: skip
     assert "text" in rejects[0].detail
-
-
-def test_an_image_network_alone(vit: Exported, pictures: list[bytes]) -> None:
-    with torch.no_grad():
-        wanted = normalize(vit.reference(pixel_values=_pixel_values(pictures)).last_hidden_state[:, 0]).numpy()
-    got = _floats(vit.encoder, [Item(str(at), image=picture) for at, picture in enumerate(pictures)])
-    assert (got * wanted).sum(axis=1).min() >= 0.9999
-    _, rejects = vit.encoder.encode_or_reject([Item("t", title="mug")])
-    assert [reject.reason for reject in rejects] == [Reason.MODALITY_UNSUPPORTED]
-
-
-def test_the_manifest_says_where_it_comes_from(clip: Exported) -> None:
-    manifest = clip.encoder.artifact.manifest
-    assert manifest.space.dim == 24
-    assert manifest.provenance["pretrained"] == {"model": "model", "model_type": "clip"}
-    assert str(clip.folder.parent) not in json.dumps(dict(manifest.provenance))
-    assert min(manifest.provenance["cosine_with_torch"].values()) >= 0.9999
-
-
-def test_it_runs_without_torch_and_transformers(clip: Exported) -> None:
-    program = (
-        "import sys; from encoders import Encoder, Item\n"
-        f"assert Encoder.load({str(clip.folder.parent / 'artifact')!r}, threads=1).encode([Item('a', title='red mug')]).present.all()\n"
-        "assert not {'torch', 'transformers', 'onnx'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_two_models_side_by_side_and_a_projection(tmp_path: Path, pictures: list[bytes]) -> None:

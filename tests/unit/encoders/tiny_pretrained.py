@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
+from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 WORDS = ("red", "blue", "cotton", "wool", "hoodie", "mug", "glass", "vase", "candle", "with", "a", "of", ".", "20", "cm")
@@ -37,6 +40,13 @@ def write_picture_settings(folder: Path, side: int = SIDE) -> None:
     body = {"image_mean": MEAN, "image_std": STD, "do_normalize": True, "do_rescale": True, "rescale_factor": 1 / 255,
             "do_center_crop": True, "crop_size": {"height": side, "width": side}, "size": {"shortest_edge": side + 9}}  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(body))
+
+
+def picture(seed: int, size: tuple[int, int]) -> bytes:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR).save(file, "PNG")
+    return file.getvalue()
 
 
 def clip(folder: Path) -> transformers.CLIPModel:
