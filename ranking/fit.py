@@ -104,7 +104,7 @@ def _epoch(model: Din, optimizer: torch.optim.Optimizer, examples: Examples, row
         logits = model(*examples.batch(chosen))
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(examples.labels(chosen)))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         total += loss.item() * len(chosen)
     return total / len(rows)

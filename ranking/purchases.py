@@ -61,17 +61,24 @@ def read_purchases(folder: Path) -> Purchases:
         raise Misconfigured(f"{path}: expected a column of {list(USER_COLUMNS)}, got {list(table.columns)}")
     left_out = {"cancellation": len(table) - len(log)}
     log = log.assign(user_id=_ids(table[names[0]].loc[log.index]))
-    for reason, keep in (
-        ("no_customer", lambda rows: rows["user_id"] != ""),
-        ("no_time", lambda rows: rows["event_timestamp"].notna()),
-        ("no_product", lambda rows: rows["item_id"].isin(_products(folder))),
-        ("repeat", lambda rows: ~rows.duplicated(["user_id", "item_id", "event_timestamp"])),
-    ):
-        chosen = log[keep(log)]
+    products = _products(folder)
+    for reason in ("no_customer", "no_time", "no_product", "repeat"):
+        chosen = log[~_out(log, reason, products)]
         left_out[reason], log = len(log) - len(chosen), chosen
     if log.empty:
         raise Misconfigured(f"{path}: expected sales of known customers, got none; left out: {left_out}")
     return _arrays(log, left_out)
+
+
+def _out(log: pd.DataFrame, reason: str, products: set[str]) -> pd.Series:
+    """Rows to be left out for one reason."""
+    if reason == "no_customer":
+        return log["user_id"] == ""
+    if reason == "no_time":
+        return log["event_timestamp"].isna()
+    if reason == "no_product":
+        return ~log["item_id"].isin(products)
+    return log.duplicated(["user_id", "item_id", "event_timestamp"])
 
 
 def _arrays(log: pd.DataFrame, left_out: Mapping[str, int]) -> Purchases:

@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="how many, or a list such as 4,7; default 3")
     parser.add_argument("--length", type=_positive, default=50, help="L, behaviours of a history")
     parser.add_argument("--tiers", type=_positive, default=20, help="N, even")
-    parser.add_argument("--epochs", type=_positive, default=FitConfig.epochs, help="at most; stops early")
+    parser.add_argument("--epochs", type=_positive, default=FitConfig().epochs, help="at most; stops early")
     parser.add_argument("--days", nargs=3, metavar=("VALIDATION", "TEST", "END"), help="default: Online Retail's, or quantiles")
     parser.add_argument(
         "--train-impressions", type=_positive, default=TRAIN_IMPRESSIONS,

@@ -14,10 +14,11 @@ from moontide.spaces import EmbeddingSpace
 from ranking.din import Din, DinConfig
 from ranking.examples import make_examples, with_simtier
 from ranking.features import Standard, aligned, simtier
+from ranking.fit import FitConfig, fit, measure, score
 from ranking.histories import histories_of
 from ranking.impressions import make_impressions
 from ranking.splits import split
-from ranking.train import main
+from ranking.train import _parser, main
 from tests.unit.ranking.purchases_world import random_purchases, write_shop
 
 pytestmark = pytest.mark.unit
@@ -113,6 +114,8 @@ def test_vector_file_round_trip_and_faults(tmp_path):
 def test_a_tiny_shop_end_to_end_twice_the_same(tmp_path):
     made = write_shop(tmp_path / "shop", baskets=600)
     write_vectors(tmp_path / "v.npz", vectors_of(made.item_ids))
+    defaults = _parser().parse_args(["--data", "x", "--json", "y"])
+    assert (defaults.epochs, defaults.seeds, defaults.variant) == (FitConfig().epochs, (0, 1, 2), "new")
     command = ["--data", str(tmp_path / "shop"), "--embeddings", str(tmp_path / "v.npz"), "--features", "id", "simtier",
                "--seeds", "2", "--epochs", "1", "--length", "5", "--tiers", "4", "--variant", "all"]  # fmt: skip
     bodies = []
@@ -133,7 +136,6 @@ def test_a_tiny_shop_end_to_end_twice_the_same(tmp_path):
 
 def test_vectors_that_know_the_basket_raise_gauc():
     """Items of one half are bought by one half of the users: vectors that know the half must help."""
-    from ranking.fit import FitConfig, fit, measure, score
     from ranking.purchases import DAY
     from tests.unit.ranking.purchases_world import purchases_of
 
