@@ -16,6 +16,7 @@ from encoders.evaluation.methods import baselines, own_methods
 from encoders.evaluation.output import as_json, as_table, write_json
 from encoders.evaluation.tasks import Task
 from encoders.evaluation.tasks_build import SPLITS, Built, build, build_folder
+from encoders.evaluation.untrained import UNTRAINED, with_untrained
 from encoders.evaluation.vectors import ByCodes, Vectors
 from encoders.runtime import Encoder
 from moontide.errors import MoontideError
@@ -85,14 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, say: Say) -> int:
     encoder = Encoder.load(arguments.artifact, threads=arguments.threads)
     vectors = Vectors(encoder)
-    methods = [*own_methods(vectors, arguments.dims), *baselines(arguments.baselines, threads=arguments.threads, say=say)]
+    own = own_methods(vectors, arguments.dims)
+    methods = [*own, *baselines(arguments.baselines, threads=arguments.threads, say=say)]
     found: list[MeasuredData] = []
     for folder in arguments.data:
         split = split_for(folder, arguments.split, encoder.artifact.manifest)
         built = build_folder(folder, split=split, queries=arguments.queries)
         _say_what_is_missing(built, say)
-        found.append(measure(built, vectors, methods, say=say))
-    names = tuple(method.name for method in methods)
+        found.append(with_untrained(measure(built, vectors, methods, say=say), encoder.artifact.manifest.metrics))
+    listed = [method.name for method in methods]
+    names = tuple(dict.fromkeys([*listed[: len(own)], UNTRAINED, *listed[len(own) :]]))
     print(as_table(found, names))  # noqa: T201
     if arguments.json:
         write_json(arguments.json, as_json(encoder, found, _settings(arguments)))

@@ -20,6 +20,7 @@ from encoders.evaluation.neighbours import Answer, choose
 from encoders.evaluation.output import notes
 from encoders.evaluation.pictures import Pictures, heat_maps
 from encoders.evaluation.tasks import Task, text_of
+from encoders.evaluation.untrained import UNTRAINED
 from encoders.evaluation.vectors import ByCodes, Vectors
 
 SEED: Final = 7
@@ -100,7 +101,8 @@ def _about(subject: Subject) -> list[list[tuple[str, str]]]:
 
 
 def _table(part: MeasuredData, methods: Sequence[str]) -> str:
-    names = [*methods, MAJORITY] if any(MAJORITY in by for task in part.tasks for by in task.figures.values()) else list(methods)
+    known = {name for task in part.tasks for by in task.figures.values() for name in by}
+    names = [name for name in (*methods, MAJORITY) if name in known or name not in (UNTRAINED, MAJORITY)]
     rows = []
     for task in part.tasks:
         for measure, by in task.figures.items():

@@ -10,13 +10,14 @@ import pytest
 
 from encoders.evaluate import main
 from encoders.evaluation import page
-from encoders.evaluation.measured import MeasuredData, measure
+from encoders.evaluation.measured import MeasuredData, MeasuredTask, measure
 from encoders.evaluation.measures import Figure
 from encoders.evaluation.neighbours import answers, choose, ranks
 from encoders.evaluation.pictures import Pictures
 from encoders.evaluation.report import Subject, render, write_report
 from encoders.evaluation.tasks import Listed, SameKey, Task, Truth
 from encoders.evaluation.tasks_build import Built, build_folder
+from encoders.evaluation.untrained import with_untrained
 from encoders.evaluation.vectors import ByCodes, Vectors
 from encoders.item import Item
 
@@ -179,9 +180,26 @@ def test_data_without_a_task_or_without_an_item(encoder):
     Checker(render([], Subject(Vectors(encoder), ())))
 
 
-def test_a_method_that_cannot_answer_is_a_dash_and_the_best_is_marked(encoder):
-    from encoders.evaluation.measured import MeasuredTask
+def test_the_untrained_copy_of_the_manifest_is_a_column_where_it_was_asked_the_same(encoder):
+    figures = {"recall_at_1": {"own": Figure(0.5, 0.4, 0.6)}, "recall_at_10": {"own": Figure(0.9, 0.8, 1.0)}}
+    built = Built("x", "test", (), Path("."), (), {}, {})
+    found = MeasuredData(built, (MeasuredTask("x/t", 7, 9, figures, {}),), {}, {})
 
+    def column(metrics):
+        (task,) = with_untrained(found, metrics).tasks
+        return {measure: by["untrained"].value for measure, by in task.figures.items() if "untrained" in by}
+
+    assert column({"test": {"untrained": {"x/t": {"queries": 7.0, "recall_at_1": 0.25}}}}) == {"recall_at_1": 0.25}
+    for other in ({"queries": 6.0, "recall_at_1": 0.25}, {"recall_at_1": 0.25}, {"queries": 7.0, "recall_at_1": "0.25"}, 3, None):
+        assert column({"test": {"untrained": {"x/t": other}}}) == {}
+    for odd in ({}, {"val": {}}, {"test": 1}, {"test": {"untrained": []}}):
+        assert column(odd) == {}
+    shown = render([with_untrained(found, {"test": {"untrained": {"x/t": {"queries": 7, "recall_at_1": 0.25}}}})],
+                   Subject(Vectors(encoder), ("own", "untrained")))  # fmt: skip
+    assert "25.0<small>interval not known</small>" in shown
+
+
+def test_a_method_that_cannot_answer_is_a_dash_and_the_best_is_marked(encoder):
     unknown = float("nan")
     figures = {"recall_at_10": {"own": Figure(0.5, unknown, unknown), "bm25": Figure(0.75, 0.7, 0.8)}}
     task = ask([[0]], 1)
