@@ -75,11 +75,12 @@ class Preparer:
         """As `Encoder.prepare`."""
         loaded = self._load_all(items, progress)
         tokens = self._tokenizer([_without_long_title(item, self._settings.title_max_chars) for item in items])
+        lengths = tokens.lengths
         good, rejects = [], []
         for row, (item, result) in enumerate(zip(items, loaded, strict=True)):
             if isinstance(result, Unencodable):
                 rejects.append(Reject(item.item_id, result.reason, result.detail))
-            elif not result[1] and tokens.lengths[row] == 0:
+            elif not result[1] and lengths[row] == 0:
                 rejects.append(self._nothing_to_read(item))
             else:
                 good.append(row)
