@@ -1,151 +1,67 @@
-"""Train a MOON encoder and write its artifact: ``python -m encoders.train --data DIR ... --out artifacts/moon_v1``."""
+"""Train a MOON encoder and write its artifact: ``python -m encoders.train --data DIR ... --out artifacts/moon_v2``."""
 
 from __future__ import annotations
 
 import argparse
-import math
+import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from encoders.artifact import Manifest, Preprocessing, require_replaceable, save_artifact
-from encoders.batches import illustrated_of, inverse_frequencies, photos_of, titles_of
-from encoders.data import SPLIT_SHARES, DataSet, read_data_set
-from encoders.evaluate import evaluate
-from encoders.export import OPSET, export_models
-from encoders.item import Item
-from encoders.runtime import Encoder
-from encoders.step import LossConfig, Stepper, TrainingData
-from encoders.tokenizer import Tokenizer, TokenizerConfig
-from encoders.towers import Moon
+from encoders.artifact import require_replaceable
+from encoders.config import EncoderConfig, load_config
+from encoders.data import SPLIT_SHARES, read_data_set
+from encoders.training.checkpoint import CheckpointFolder
+from encoders.training.inputs import data_digest, notes_on
+from encoders.training.publish import Metrics, Publisher, table
+from encoders.training.session import Drive, Outcome, Recipe, train
 from moontide import names
-from moontide.errors import MoontideError
+from moontide.errors import Misconfigured, MoontideError
 from moontide.spaces import EmbeddingSpace
 
-
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """Everything but the data that decides the weights.
-
-    Args:
-        steps: optimiser steps; the learning rate falls to zero over them.
-        sides: picture sides; training moves through them in order, each for the share of steps beside it.
-    """
-
-    dim: int = 128
-    steps: int = 1000
-    seed: int = 0
-    learning_rate: float = 2e-3
-    fusion_rate: float = 4e-4
-    table_rate: float = 1e-3
-    term_rate: float = 1e-2
-    weight_decay: float = 5e-4
-    sides: tuple[tuple[int, float], ...] = ((64, 0.6), (96, 0.4))
-
-
-def train(
-    data_sets: Sequence[DataSet], config: TrainConfig, losses: LossConfig, *, minutes: float, say: Callable[[str], None]
-) -> Moon:
-    """A trained model. Deterministic, unless `minutes` cuts the steps short: that depends on the machine."""
-    tokenizer = Tokenizer(TokenizerConfig())
-    model = untrained(config, tokenizer.config)
-    data = TrainingData(photos_of(data_sets), illustrated_of(data_sets), titles_of(data_sets))
-    say(f"photos {len(data.photos.pixels)}, illustrated items {len(data.illustrated.items)}, "
-        f"titles {sum(len(t.titles) for t in data.titles)}")  # fmt: skip
-    corpus = [Item("", title=title) for titles in data.titles for title in titles.titles]
-    corpus += [*data.illustrated.items, *(Item("", title=name) for name in data.photos.names)]
-    if corpus:
-        model.text.set_term_weights(inverse_frequencies(tokenizer, corpus))
-    model.image.to(memory_format=torch.channels_last)
-    stepper = Stepper(model, tokenizer, data, losses, config.seed)
-    optimiser = _optimiser(model, config)
-    started = time.monotonic()
-    model.train()
-    for step in range(config.steps):
-        _set_rate(optimiser, step / config.steps)
-        parts = stepper.losses(_side(config, step / config.steps))
-        optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(parts.values())).sum().backward()
-        optimiser.step()
-        spent = time.monotonic() - started
-        if step % 50 == 0 or step == config.steps - 1:
-            shown = " ".join(f"{name} {value.item():.3f}" for name, value in parts.items())
-            left = spent / (step + 1) * (config.steps - step - 1)
-            say(f"step {step + 1}/{config.steps} {shown} | {spent:.0f} s, about {left:.0f} s left")
-        if spent > minutes * 60:
-            say(f"stopped at step {step + 1}: {minutes} minutes are over; this run is not repeatable")
-            break
-    return model.eval()
-
-
-def untrained(config: TrainConfig, tokenizer: TokenizerConfig) -> Moon:
-    """The same model before any training: the baseline every figure stands beside."""
-    torch.manual_seed(config.seed)
-    return Moon(config.dim, tokenizer.buckets).eval()
-
-
-def write(model: Moon, out: Path, space: EmbeddingSpace, manifest: dict[str, Any]) -> Encoder:
-    """Export and save `model`, and load it again as it will be served."""
-    preprocessing = Preprocessing()
-    models = export_models(model, Tokenizer(TokenizerConfig()), side=preprocessing.height).models
-    save_artifact(
-        out, models, tokenizer=TokenizerConfig(), preprocessing=preprocessing,
-        manifest=Manifest(space, OPSET, **manifest),
-    )  # fmt: skip
-    return Encoder.load(out, threads=1)
-
-
-def _optimiser(model: Moon, config: TrainConfig) -> torch.optim.Optimizer:
-    text, decay = model.text, config.weight_decay
-    groups = [
-        {"params": list(model.image.parameters()), "lr": config.learning_rate, "weight_decay": decay},
-        {"params": list(model.fusion.parameters()), "lr": config.fusion_rate, "weight_decay": decay},
-        # Decay would shrink the rows of words that training never met, and those must go on working.
-        {"params": [text.table], "lr": config.table_rate, "weight_decay": 0.0},
-        {"params": [text.log_term, text.log_kind, text.field], "lr": config.term_rate, "weight_decay": 0.0},
-    ]
-    for group in groups:
-        group["peak"] = group["lr"]
-    return torch.optim.AdamW(groups, fused=True)
-
-
-def _set_rate(optimiser: torch.optim.Optimizer, done: float) -> None:
-    """Warm up over the first twentieth, then fall along a cosine."""
-    factor = min(1.0, done / 0.05 + 0.02) * 0.5 * (1.0 + math.cos(math.pi * done))
-    for group in optimiser.param_groups:
-        group["lr"] = group["peak"] * factor
-
-
-def _side(config: TrainConfig, done: float) -> int:
-    reached = 0.0
-    for side, share in config.sides:
-        reached += share
-        if done < reached:
-            return side
-    return config.sides[-1][0]
+Say = Callable[[str], None]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m encoders.train", description=__doc__)
-    parser.add_argument("--data", nargs="+", type=Path, required=True, help="folders as in docs/reference/training-data.md")
-    parser.add_argument("--out", type=Path, required=True, help="artifact directory; an older artifact there is replaced")
-    parser.add_argument("--space", type=_family, default="moon", help="family of the space")
-    parser.add_argument("--version", type=_positive, default=1, help="version of the space; a new model needs a new one")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--config", default="small", help="a size in encoders/configs, or a .toml file")
+    add(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="other settings, e.g. switches.experts=false pretrain.steps=50 seed=3",
+    )
+    add("--data", nargs="+", type=Path, required=True, help="folders as in docs/reference/training-data.md")
+    add("--pairs", type=Path, help="pairs that jobs/training_pairs.py wrote; without them, baskets of the data are used")
+    add("--pairs-fraction", type=_share, default=1.0, metavar="F", help="train on this share of all pairs")
+    add("--out", type=Path, help="artifact directory; an older artifact there is replaced")
+    add("--no-artifact", action="store_true", help="train and measure only; --out is not needed")
+    add("--space", type=_family, default="moon", help="family of the space")
+    add("--version", type=_positive, default=1, help="version of the space; a new model needs a new one")
+    add(
         "--cutoff", type=_day, metavar="YYYY-MM-DD", help="no transaction of this day or later is used, nor items first sold then"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=_positive, default=TrainConfig().steps)
-    parser.add_argument("--minutes", type=float, default=15.0, help="upper limit; stopping early is not repeatable")
-    parser.add_argument("--threads", type=_positive, default=1)
-    parser.add_argument("--dry-run", action="store_true", help="read the data, say what would be trained, write nothing")
+    add(
+        "--checkpoints",
+        type=Path,
+        metavar="DIR",
+        help="checkpoints, history.jsonl and curves.png; without it a stopped run is lost",
+    )
+    add("--resume", action="store_true", help="go on with the run in --checkpoints")
+    add("--features-cache", type=Path, metavar="DIR", help="where features of a frozen backbone are kept between runs")
+    add("--minutes", type=_minutes, help="stop after this time, wherever training is; such a run does not repeat")
+    add("--threads", type=_positive, default=1)
+    add("--device", default="cpu", help="cpu, cuda or cuda:N")
+    add("--metrics-json", type=Path, metavar="FILE", help="write figures, speed and settings there")
+    add("--dry-run", action="store_true", help="read the data, say what would be trained, write nothing")
     return parser
 
 
@@ -153,6 +69,20 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected more than 0 and at most 1, got {text}")
+    return value
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
     return value
 
 
@@ -170,10 +100,16 @@ def _day(text: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 failed, 2 wrong use."""
-    arguments = _parser().parse_args(argv)
+    """Exit code: 0 done, 1 failed or stopped by a signal, 2 wrong use."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.out is None and not arguments.no_artifact:
+        parser.error("--out is required, unless --no-artifact")
+    if arguments.resume and arguments.checkpoints is None:
+        parser.error("--resume needs --checkpoints")
     torch.set_num_threads(arguments.threads)
-    torch.use_deterministic_algorithms(True)
+    # Some products of a GPU repeat only under a setting of its library: there it warns where it would stop.
+    torch.use_deterministic_algorithms(True, warn_only=arguments.device != "cpu")
     try:
         return _run(arguments, lambda text: print(text, flush=True))  # noqa: T201
     except MoontideError as error:
@@ -181,42 +117,80 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
-    config, losses = TrainConfig(seed=arguments.seed, steps=arguments.steps), LossConfig()
-    require_replaceable(arguments.out)
+def _run(arguments: argparse.Namespace, say: Say) -> int:
+    from encoders.training.stages import Inputs, build
+
+    config = load_config(arguments.config, overrides=arguments.set)
+    _check(arguments)
     data_sets = [read_data_set(folder, cutoff=arguments.cutoff) for folder in arguments.data]
     for data in data_sets:
         say(f"{data.name}: " + ", ".join(f"{len(data.rows(name))} {name}" for name, _ in SPLIT_SHARES))
+    notes = list(notes_on(data_sets, batch=max(config.pretrain.photos, config.pretrain.illustrated, config.pretrain.titles)))
+    for note in notes:
+        say(f"note: {note}")
     if arguments.dry_run:
+        say(f"config {config.name} ({config.digest}): {config.pretrain.steps} + {config.post.steps} steps; nothing is written")
         return 0
-    space = EmbeddingSpace(arguments.space, arguments.version, config.dim)
-    started = time.monotonic()
-    model = train(data_sets, config, losses, minutes=arguments.minutes, say=say)
-    seconds = time.monotonic() - started
-    held_out = [read_data_set(folder, cutoff=None) for folder in arguments.data]
-    with tempfile.TemporaryDirectory() as scratch:
-        before = write(untrained(config, TokenizerConfig()), Path(scratch) / "untrained", space, {})
-        after = write(model, Path(scratch) / "trained", space, {})
-        # Settings are chosen on val; test is what the manifest promises.
-        metrics = {
-            split: {
-                "trained": evaluate(after, held_out, split=split),
-                "untrained": evaluate(before, held_out, split=split),
-            }
-            for split in ("test", "val")
-        }
-    provenance = {
-        "data": [data.source for data in data_sets],
-        "train": {**asdict(config), "losses": asdict(losses), "seconds": round(seconds), "threads": arguments.threads},
-        "split_shares": dict(SPLIT_SHARES),
-    }
-    write(model, arguments.out, space,
-          {"training_cutoff": arguments.cutoff, "metrics": metrics, "provenance": provenance})  # fmt: skip
-    for split, figures in metrics.items():
-        for task, trained in figures["trained"].items():
-            for name, value in trained.items():
-                say(f"{split} {task} {name}: {value:.3f} (untrained {figures['untrained'][task][name]:.3f})")
+    data_id = data_digest([*arguments.data, *filter(None, [arguments.pairs])], arguments.cutoff, arguments.pairs_fraction)
+    digests = {"config": config.digest, "data": data_id}
+    folder = arguments.checkpoints
+    checkpoints = None if folder is None else CheckpointFolder(folder, digests, resume=arguments.resume)
+    torch.manual_seed(config.seed)
+    inputs = Inputs(data_sets, arguments.pairs, arguments.features_cache, arguments.pairs_fraction)
+    recipe = build(config, inputs, say=say)
+    drive = Drive(config.seed, arguments.device, arguments.minutes)
+    outcome = train(recipe, drive, checkpoints=checkpoints, clock=time.monotonic, say=say)
+    if outcome.stopped is not None and outcome.stopped.startswith("SIG"):
+        hint = "lost: no --checkpoints" if folder is None else "go on with --resume"
+        say(f"stopped by {outcome.stopped}, no artifact was written; {hint}")
+        return 1
+    _finish(arguments, config, recipe, {**_facts(arguments, config, digests, outcome), "notes": notes}, say)
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what would fail only after hours of training."""
+    if arguments.out is not None:
+        require_replaceable(arguments.out)
+    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        raise Misconfigured(f"--device {arguments.device}: expected a CUDA device, got none on this machine; use --device cpu")
+    if arguments.metrics_json is not None and arguments.metrics_json.is_dir():
+        raise Misconfigured(f"--metrics-json {arguments.metrics_json}: expected a file or nothing, got a folder")
+
+
+def _facts(arguments: argparse.Namespace, config: EncoderConfig, digests: dict[str, str], outcome: Outcome) -> dict[str, Any]:
+    """How the model came to be; no path of this machine."""
+    return {
+        "config": asdict(config), "digests": digests, "seed": config.seed, "seconds": round(outcome.seconds),
+        "speed": outcome.speeds, "threads": arguments.threads, "device": arguments.device, "stopped": outcome.stopped,
+        "pairs_fraction": arguments.pairs_fraction, "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def _finish(arguments: argparse.Namespace, config: EncoderConfig, recipe: Recipe, facts: dict[str, Any], say: Say) -> None:
+    space = EmbeddingSpace(arguments.space, arguments.version, config.model.dim)
+    publisher = Publisher(recipe, space, threads=arguments.threads)
+    held_out = [read_data_set(folder, cutoff=None) for folder in arguments.data]
+    files = {
+        "trained": publisher.export(recipe.model, held_out, say),
+        "untrained": publisher.export(recipe.untrained_model(), [], say),
+    }
+    metrics = publisher.measure(files, held_out, say)
+    if not arguments.no_artifact:
+        provenance = {"data": [data.source for data in held_out], "train": facts, "split_shares": dict(SPLIT_SHARES)}
+        publisher.save(files["trained"], arguments.out, training_cutoff=arguments.cutoff, metrics=metrics, provenance=provenance)
+        publisher.compare(arguments.out, held_out, say)
+        say(f"artifact: {arguments.out}")
+    if arguments.metrics_json is not None:
+        _write_json(arguments.metrics_json, metrics, facts)
+    say(table(metrics))
+    if facts["stopped"] is not None:
+        say(f"note: stopped after {facts['stopped']}: this run does not repeat")
+
+
+def _write_json(path: Path, metrics: Metrics, facts: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"metrics": metrics, "train": facts}, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
