@@ -6,17 +6,16 @@ B texts. The library is imported by the first such artifact that is loaded, neve
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from encoders.item import Item, canonical_text
-from encoders.tokenizer import Tokenizer, TokenizerConfig, Tokens
+from encoders.tokenizer import Tokens
 from moontide.errors import Misconfigured
 
-KIND: Final = "huggingface"
 VOCABULARY_MAX_BYTES: Final = 20 * 1024 * 1024
 # Few languages have longer words, and a text of a hundred million characters must not reach the library.
 _CHARS_PER_TOKEN: Final = 64
@@ -95,16 +94,12 @@ class HuggingFaceTokenizer:
         return " ".join(text.translate(_PUNCTUATION).split()) if self.config.drop_punctuation else text
 
 
-def build_tokenizer(
-    config: TokenizerConfig | HuggingFaceTokenizerConfig, vocabulary: bytes | None
-) -> Callable[[Sequence[Item]], Tokens]:
-    """The tokenizer that `config` describes.
+def build_tokenizer(config: HuggingFaceTokenizerConfig, vocabulary: bytes | None) -> HuggingFaceTokenizer:
+    """The tokenizer of an artifact, from its `tokenizer.json` and its vocabulary.
 
     Raises:
-        Misconfigured: a pretrained model's config without its vocabulary, or what its tokenizer raises.
+        Misconfigured: no vocabulary, or what `HuggingFaceTokenizer` raises.
     """
-    if isinstance(config, TokenizerConfig):
-        return Tokenizer(config)
     if vocabulary is None:
         raise Misconfigured("tokenizer: expected the vocabulary of a pretrained model, got none; copy the whole artifact again")
     return HuggingFaceTokenizer(config, vocabulary)
