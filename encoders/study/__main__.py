@@ -16,6 +16,7 @@ from encoders.study.encode import encode_catalog
 from encoders.study.flags import parser
 from encoders.study.programs import Programs, Training
 from encoders.study.runs import Run, execute
+from encoders.study.shorten import shorten
 from moontide.errors import MoontideError
 
 SEED = 5
@@ -30,6 +31,9 @@ def main(
     try:
         if arguments.command == "encode":
             encode_catalog(arguments.artifact, arguments.data, arguments.out, dim=arguments.dim, say=_say)
+            return 0
+        if arguments.command == "shorten":
+            shorten(arguments.data, arguments.words, arguments.out)
             return 0
         run = _Runner(arguments.out, dry=arguments.dry_run, clock=clock)
         commands[arguments.command](arguments, programs or Programs(), run)
@@ -78,8 +82,8 @@ def _scaling(arguments: argparse.Namespace, programs: Programs, run: _Runner) ->
     seeds = range(arguments.seeds)
     points = {}
     for axis in axes:
-        if axis.ranks:
-            points[axis] = scaling.plan_ranking(axis, _ranking(arguments), arguments.artifact, programs)
+        if axis.needs_artifact:
+            points[axis] = scaling.plan_artifact(axis, _ranking(arguments), arguments.artifact, programs)
         else:
             points[axis] = scaling.plan_training(axis, _training(arguments), seeds, programs)
     if not run([each for runs in points.values() for each in runs.values()]):

@@ -20,10 +20,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     _ranking(exchange)
     scaling = commands.add_parser("scaling", help="recall against pairs, negatives and lengths; power laws")
     scaling.add_argument(
-        "--axis", action="append", required=True, help="pairs, queue, batch, history, or NAME=KEY:V1,V2,V3; may be repeated"
+        "--axis", action="append", required=True, help="pairs, queue, batch, history, text, or NAME=KEY:V1,V2,V3; may be repeated"
     )
-    scaling.add_argument("--artifact", type=Path, help="whose SimTier features the axis history ranks with")
-    scaling.add_argument("--ranking-data", type=Path, help="folder that the axis history ranks; default: the first of --data")
+    scaling.add_argument("--artifact", type=Path, help="what the axes history and text measure")
+    scaling.add_argument("--ranking-data", type=Path, help="folder that history and text use; default: the first of --data")
     _training(scaling)
     _common(scaling)
     _ranking(scaling)
@@ -37,6 +37,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     encode.add_argument("--data", type=Path, required=True)
     encode.add_argument("--out", type=Path, required=True)
     encode.add_argument("--dim", type=_positive, help="a Matryoshka prefix")
+    shorten = commands.add_parser("shorten", help="a copy of a folder with texts cut to some words")
+    shorten.add_argument("--data", type=Path, required=True)
+    shorten.add_argument("--words", type=_positive, required=True)
+    shorten.add_argument("--out", type=Path, required=True)
     return made
 
 

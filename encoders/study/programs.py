@@ -43,7 +43,8 @@ class Training:
 
     def run(self, name: str, programs: Programs, *, settings: Sequence[str] = (), arguments: Sequence[str] = ()) -> Run:
         """Train with these settings and flags beside the common ones, then measure; the artifact stays in the run's folder."""
-        chosen = [part for setting in (*self.settings, *settings) for part in ("--set", setting)]
+        every = (*self.settings, *settings)
+        chosen = ["--set", *every] if every else []
         extra = [*(("--features-cache", self.cache) if self.cache else ()), *(("--cutoff", self.cutoff) if self.cutoff else ())]
         out = f"{HERE}/artifact"
         train = python(

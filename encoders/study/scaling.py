@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import numpy as np
 from encoders.study.exchange import Ranking
 from encoders.study.powerlaw import LEAST_POINTS, PowerLaw, fit_power_law
 from encoders.study.programs import Programs, Training
-from encoders.study.recall import digest_of, measure_of
+from encoders.study.recall import digest_of, evaluate_command, measure_of
 from encoders.study.runs import HERE, Run, python
 from encoders.study.tables import markdown, number, span
 from moontide.errors import Misconfigured
@@ -26,8 +26,9 @@ class Axis:
 
     Args:
         name: of the curve.
-        key: ``section.key`` of the config, a flag of the trainer such as ``--pairs-fraction``, or ``length``: behaviours of
-            the ranker's history, where the point is a ranking run and the error is 1 less GAUC.
+        key: ``section.key`` of the config, or a flag of the trainer such as ``--pairs-fraction``: a training run a point.
+            ``length``: behaviours of the ranker's history; a ranking run a point, the error is 1 less GAUC.
+            ``words``: of each text; one trained artifact measured on a folder with texts cut, queries and gallery alike.
         values: rising.
     """
 
@@ -37,8 +38,13 @@ class Axis:
 
     @property
     def ranks(self) -> bool:
-        """Points are ranking runs, not training runs."""
+        """Points are ranking runs."""
         return self.key == "length"
+
+    @property
+    def needs_artifact(self) -> bool:
+        """Points use one artifact and train none."""
+        return self.key in ("length", "words")
 
 
 AXES: Final = (
@@ -46,6 +52,7 @@ AXES: Final = (
     Axis("queue", "pretrain.queue_size", (64, 256, 1024, 4096, 16384)),
     Axis("batch", "pretrain.titles", (24, 48, 96, 192, 384)),
     Axis("history", "length", (5, 10, 20, 50, 100, 200)),
+    Axis("text", "words", (1, 2, 3, 4, 6, 8)),
 )
 
 Points = dict[Axis, dict[tuple[float, int], Run]]
@@ -99,23 +106,33 @@ def plan_training(axis: Axis, training: Training, seeds: Sequence[int], programs
     return found
 
 
-def plan_ranking(axis: Axis, ranking: Ranking, artifact: Path | None, programs: Programs) -> dict[tuple[float, int], Run]:
-    """A ranking run for each length, of all seeds at once.
+def plan_artifact(axis: Axis, ranking: Ranking, artifact: Path | None, programs: Programs) -> dict[tuple[float, int], Run]:
+    """A run for each length of history (of all seeds at once) or of text (which has no seed: -1).
 
     Raises:
         Misconfigured: no artifact was given.
     """
     if artifact is None:
-        raise Misconfigured(f"--axis {axis.name}: expected --artifact, whose SimTier features the ranker reads; got none")
+        raise Misconfigured(f"--axis {axis.name}: expected --artifact, which this axis measures; got none")
     found = {}
     for value in axis.values:
-        vectors = f"{HERE}/vectors.npz"
-        encode = python(programs.study, "encode", artifact, "--data", ranking.data, "--out", vectors)
-        longer = Ranking(ranking.data, ranking.seeds, ranking.variant, int(value), ranking.tiers)
-        rank = longer.command(programs.rank, "simtier", "--embeddings", vectors)
-        depends = {"digest": digest_of(artifact)}
-        found[(value, -1)] = Run(f"{axis.name}-{value:g}", (encode, rank), depends, seconds=40.0 * ranking.seeds)
+        commands = (_rank if axis.ranks else _cut)(int(value), ranking, artifact, programs)
+        cost = 40.0 * (ranking.seeds if axis.ranks else 1)
+        run = Run(f"{axis.name}-{value:g}", commands, {"digest": digest_of(artifact)}, seconds=cost)
+        found[(value, -1)] = run
     return found
+
+
+def _rank(length: int, ranking: Ranking, artifact: Path, programs: Programs) -> tuple[tuple[str, ...], ...]:
+    vectors = f"{HERE}/vectors.npz"
+    encode = python(programs.study, "encode", artifact, "--data", ranking.data, "--out", vectors)
+    return encode, replace(ranking, length=length).command(programs.rank, "simtier", "--embeddings", vectors)
+
+
+def _cut(words: int, ranking: Ranking, artifact: Path, programs: Programs) -> tuple[tuple[str, ...], ...]:
+    folder = f"{HERE}/{ranking.data.absolute().name}"
+    cut = python(programs.study, "shorten", "--data", ranking.data, "--words", words, "--out", folder)
+    return cut, evaluate_command(artifact, [Path(folder)], program=programs.evaluate)
 
 
 def curve_of(axis: Axis, runs: Mapping[tuple[float, int], Run], root: Path, *, measure: str, seed: int) -> Curve:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from encoders.study.__main__ import main
 from encoders.study.ablation import SWITCHES
 from encoders.study.exchange import subjects_of
-from encoders.study.programs import Programs
+from encoders.study.programs import Programs, Training
 from encoders.study.recall import measure_of, measures_of
 from encoders.study.runs import HERE, Run, execute
 from encoders.study.scaling import AXES, parse_axis
@@ -23,7 +24,7 @@ import json, pathlib, sys
 arguments = sys.argv[1:]
 out = pathlib.Path(arguments[arguments.index("--out") + 1])
 out.mkdir(parents=True)
-settings = dict(arguments[at + 1].split("=", 1) for at, part in enumerate(arguments) if part == "--set")
+settings = dict(part.split("=", 1) for part in arguments if "=" in part)
 fraction = float(arguments[arguments.index("--pairs-fraction") + 1]) if "--pairs-fraction" in arguments else 1.0
 recall = 1 - 0.4 * fraction ** -0.25 / 2 + 0.001 * int(settings["seed"])
 recall -= 0.1 * (settings.get("switches.experts") == "false")
@@ -127,6 +128,26 @@ def test_scaling_finds_the_planted_law(fakes, capsys):
     assert "16 runs, 16 done, 0 to go" in capsys.readouterr().err
 
 
+def test_texts_are_cut_in_a_copy(tmp_path):
+    data = tmp_path / "shop"
+    data.mkdir()
+    (data / "items.csv").write_text("item_id,title,label\n007,red  warm hat,a\n8,,b\n")
+    (data / "dataset.json").write_text("{}")
+    assert main(["shorten", "--data", str(data), "--words", "2", "--out", str(tmp_path / "cut")]) == 0
+    assert (tmp_path / "cut/items.csv").read_text() == "item_id,title,label\n007,red warm,a\n8,,b\n"
+    assert (tmp_path / "cut/dataset.json").is_file()
+    assert main(["shorten", "--data", str(tmp_path), "--words", "2", "--out", str(tmp_path / "cut")]) == 1
+
+
+def test_the_text_axis_measures_one_artifact(fakes, capsys):
+    artifacts(fakes, [0.5])
+    command = ["scaling", "--axis", "text", "--data", "shop", "--out", str(fakes / "out"), "--measure", MEASURE, "--dry-run"]
+    assert main(command, programs=PROGRAMS) == 1
+    assert "--artifact" in capsys.readouterr().err
+    assert main([*command, "--artifact", str(fakes / "encoder0")], programs=PROGRAMS) == 0
+    assert "shorten --data shop --words 4" in capsys.readouterr().err
+
+
 def test_ablation_flips_each_switch_and_resumes(fakes, capsys):
     command = ["ablation", "--switches", "experts", "debias", "--data", "shop", "--out", str(fakes / "out"), "--seeds", "3"]
     assert main(command, programs=PROGRAMS) == 0
@@ -149,6 +170,19 @@ def test_ablation_covers_every_switch_by_default(fakes, capsys):
     said = capsys.readouterr().err
     assert f"{3 * (1 + len(SWITCHES))} runs" in said
     assert all(f"switches.{name}=" in said for name in SWITCHES)
+
+
+def test_the_trainer_understands_the_commands():
+    """The flags that a study gives, read by the trainer's own parser."""
+    from encoders import train
+
+    training = Training(
+        "small", (Path("a"), Path("b")), (Path("a"),), ("pretrain.steps=5",), cache=Path("c"), cutoff="2011-09-01"
+    )
+    run = training.run("x", Programs(), settings=["seed=3"], arguments=["--pairs-fraction", "0.5"])
+    read = train._parser().parse_args(list(run.commands[0][3:]))
+    assert (read.config, read.set, read.data) == ("small", ["pretrain.steps=5", "seed=3"], [Path("a"), Path("b")])
+    assert (read.pairs_fraction, read.features_cache, read.cutoff) == (0.5, Path("c"), "2011-09-01")
 
 
 def test_a_failed_command_is_told_with_its_log_and_leaves_nothing_done(tmp_path):
