@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +37,7 @@ class Corpus:
         variants: per item, other titles it was sold under.
         baskets: items bought together, as rows of the corpus; None: no sales.
         sold: (N,) baskets an item was in, as far as they are known.
+        unreadable: pictures left out.
     """
 
     items: tuple[Item, ...]
@@ -51,6 +52,7 @@ class Corpus:
     variants: tuple[tuple[str, ...], ...]
     baskets: Baskets | None
     sold: NDArray[np.int64]
+    unreadable: int = 0
 
     def __len__(self) -> int:
         return len(self.items)
@@ -70,11 +72,13 @@ class Corpus:
         return np.repeat(np.arange(len(self)), self.picture_counts)
 
 
-def build_corpus(data_sets: Sequence[DataSet], split: str) -> Corpus:
-    """The items of `split` of all data sets, in their order."""
+def build_corpus(data_sets: Sequence[DataSet], split: str, readable: Callable[[Picture], bool] = lambda _: True) -> Corpus:
+    """The items of `split` of all data sets, in their order; pictures that are not readable are left out and counted."""
     places = [(at, row) for at, data in enumerate(data_sets) for row in data.rows(split)]
     examples = [data_sets[at].examples[row] for at, row in places]
-    pictures = [Picture(at, name) for (at, _), example in zip(places, examples, strict=True) for name in example.images]
+    owned = [[Picture(at, name) for name in e.images] for (at, _), e in zip(places, examples, strict=True)]
+    sound = [[picture for picture in files if readable(picture)] for files in owned]
+    pictures = [picture for files in sound for picture in files]
     labels = [example.label if example.label not in UNKNOWN_LABELS else None for example in examples]
     names = tuple(sorted({label for label in labels if label}))
     position = {place: at for at, place in enumerate(places)}
@@ -93,10 +97,11 @@ def build_corpus(data_sets: Sequence[DataSet], split: str) -> Corpus:
         label=_numbers(labels, names),
         label_names=names,
         pictures=tuple(pictures),
-        picture_offsets=np.concatenate([[0], np.cumsum([len(e.images) for e in examples])]).astype(np.int64),
+        picture_offsets=np.concatenate([[0], np.cumsum([len(files) for files in sound])]).astype(np.int64),
         variants=tuple(tuple(texts) for texts in variants),
         baskets=together,
         sold=sold,
+        unreadable=sum(map(len, owned)) - len(pictures),
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from encoders.augment import augment_images
 from encoders.towers import ImageTower
+from encoders.vectors import unit
 
 
 class Pictures(Protocol):
@@ -28,23 +29,33 @@ class Pictures(Protocol):
 
 
 class KeptFeatures:
-    """Of a frozen backbone: (V + 1, I, W) float16, variant 0 plain, the others augmented once and for all."""
+    """Of a frozen backbone: (V + 1, I, W) float16, variant 0 plain, the others augmented once and for all.
 
-    def __init__(self, features: NDArray[np.float16]) -> None:
-        self.features = features
+    With `crops` the last variant is the picture's core region: it is seen beside whichever variant is drawn, as the runtime
+    does with a picture.
+    """
+
+    def __init__(self, features: NDArray[np.float16], *, crops: bool = False) -> None:
+        self.variants = features[:-1] if crops else features
+        self.core = features[-1] if crops else None
 
     def __len__(self) -> int:
-        return int(self.features.shape[1])
+        return int(self.variants.shape[1])
 
     def take(self, rows: NDArray[np.int64], random: np.random.Generator | None) -> Tensor:
-        """As `Pictures`; of augmented variants, where there are any, the plain one is drawn as often as another."""
-        count = len(self.features)
+        """As `Pictures`: (B, W), or (B, 2, W) with crops. The plain variant is drawn as often as another."""
+        count = len(self.variants)
         views = np.zeros(len(rows), np.int64) if random is None else random.integers(count, size=len(rows))
-        return torch.from_numpy(self.features[views, rows].astype(np.float32))
+        taken = self.variants[views, rows].astype(np.float32)
+        if self.core is not None:
+            taken = np.stack([taken, self.core[rows].astype(np.float32)], axis=1)
+        return torch.from_numpy(taken)
 
     def embed(self, tower: ImageTower, taken: Tensor) -> Tensor:
         """As `Pictures`."""
-        return tower.project(taken)
+        if taken.ndim == 2:
+            return tower.project(taken)
+        return unit(tower.project(taken[:, 0]) + tower.project(taken[:, 1]))
 
 
 class Pixels:

@@ -13,7 +13,7 @@ from torch import Tensor
 from encoders.config import StageConfig
 from encoders.item import Item
 from encoders.tokenizer import Tokenizer
-from encoders.training.behaviour import Behaviour
+from encoders.training.behaviour import Behaviour, Drawn
 from encoders.training.corpus import Corpus
 from encoders.training.pictures import Pictures
 from encoders.training.texts import Texts, drop_fields, titles_of, tokens_of, two_titles
@@ -170,7 +170,10 @@ class Sampler:
         behaviour = self.sources.behaviour
         if behaviour is None or not self.config.behaviour or len(behaviour) < MIN_BATCH:
             return None
-        pairs = behaviour.draw(self.config.behaviour, random)
+        return self.pair_batch(behaviour.draw(self.config.behaviour, random), random)
+
+    def pair_batch(self, pairs: Drawn, random: np.random.Generator) -> PairBatch:
+        """Pairs that were drawn elsewhere, as a batch."""
         has = np.flatnonzero(pairs.negative >= 0)
         empty = Item("")
         items = self.sources.corpus.items

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encoders.augment import vary_title
+from encoders.enrich import Composer, Described, TextEnricher, enrich
 from encoders.item import Item
 from encoders.tokenizer import Tokenizer
+from encoders.wording import vary_title
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +36,11 @@ def tokens_of(tokenizer: Tokenizer, items: Sequence[Item]) -> Texts:
 def titles_of(tokenizer: Tokenizer, titles: Sequence[str]) -> Texts:
     """Tokens of plain titles."""
     return tokens_of(tokenizer, [Item("", title=title) for title in titles])
+
+
+def enrich_corpus(items: Sequence[Item], enricher: TextEnricher | None = None) -> tuple[str, ...]:
+    """An enriched text of each item; empty for an item without words."""
+    return enrich([Described(item) for item in items], enricher or Composer()).texts
 
 
 def drop_fields(item: Item, random: np.random.Generator) -> Item:

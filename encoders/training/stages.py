@@ -1,0 +1,189 @@
+"""From a config and data sets to stages that the loop can drive: pretraining, then post-training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from encoders.artifact import Preprocessing
+from encoders.config import EncoderConfig
+from encoders.data import DataSet
+from encoders.terms import WeightConfig
+from encoders.tokenizer import Tokenizer, TokenizerConfig
+from encoders.towers import Moon
+from encoders.training.behaviour import BasketPairs, Behaviour, Drawn, ListedPairs
+from encoders.training.cleaning import keep_hard, speaking
+from encoders.training.contract import Stage
+from encoders.training.corpus import Corpus, Picture, build_corpus
+from encoders.training.forms import Forms
+from encoders.training.frequencies import build_term_table
+from encoders.training.moon_stage import MoonStage
+from encoders.training.pairs import NO_TIME, read_pairs
+from encoders.training.pictures import Pictures
+from encoders.training.probe import Probe
+from encoders.training.sampler import MIN_BATCH, Sampler, Sources
+from encoders.training.see import is_readable, see_pictures
+from encoders.training.texts import enrich_corpus
+
+#: Pairs drawn from baskets for post-training, before cleaning.
+POST_PAIRS: Final = 40_000
+PER_ITEM: Final = 8
+BEHAVIOUR_KINDS: Final = ("search", "basket", "session")
+_BLOCK: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a recipe is built from. `pairs` is a folder of `jobs/training_pairs.py`, `cache` one for features of pictures."""
+
+    data_sets: Sequence[DataSet]
+    pairs: Path | None = None
+    cache: Path | None = None
+    fraction: float = 1.0
+
+
+class MoonRecipe:
+    """A model and its stages; see `encoders.training.session.Recipe`."""
+
+    def __init__(self, config: EncoderConfig, inputs: Inputs, say: Callable[[str], None]) -> None:
+        """Use `build`."""
+        self.config, self.inputs, self.say = config, inputs, say
+        self.tokenizer = Tokenizer(TokenizerConfig(buckets=config.model.buckets, weights=WeightConfig()), build_term_table())
+        self.preprocessing = Preprocessing(
+            height=config.model.side, width=config.model.side, core_crop=config.switches.core_crops
+        )
+        self.model = self.untrained_model()
+        readable = partial(is_readable, inputs.data_sets)
+        self.corpus, val = (build_corpus(inputs.data_sets, split, readable) for split in ("train", "val"))
+        if self.corpus.unreadable + val.unreadable:
+            say(f"pictures: {self.corpus.unreadable + val.unreadable} cannot be read and are left out")
+        behaviour = self._behaviour()
+        self.pictures: Pictures = self._see(self.corpus, plain=False)
+        train = self.corpus
+        enriched = enrich_corpus(train.items) if config.switches.enrichment else None
+        self.sources = Sources(train, self.pictures, self.tokenizer, behaviour, enriched)
+        self.probe = Probe(val, Forms(self.model, self._see(val, plain=True)), self.tokenizer, config.seed)
+        self._centre(self.model)
+
+    def untrained_model(self) -> Moon:
+        """As `Recipe`."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            model = Moon(self.config.model, experts=self.config.switches.experts).eval()
+        if hasattr(self, "pictures"):
+            self._centre(model)
+        return model
+
+    def stages(self) -> Iterator[tuple[str, Stage[Any], int]]:
+        """As `Recipe`."""
+        config = self.config
+        yield "pretrain", MoonStage("pretrain", self.model, self.sources, config, self.probe), config.pretrain.steps
+        if config.switches.post_training and self.sources.behaviour is not None and config.post.steps:
+            post = self._purchases(self.sources.behaviour)
+            if len(post) > 1:
+                sources = Sources(self.corpus, self.pictures, self.tokenizer, post, self.sources.enriched)
+                yield "post", MoonStage("post", self.model, sources, config, self.probe), config.post.steps
+
+    def _see(self, corpus: Corpus, *, plain: bool) -> Pictures:
+        inputs = self.inputs
+        return see_pictures(self.config, self.model, inputs.data_sets, corpus, cache=inputs.cache, plain=plain, say=self.say)
+
+    def _centre(self, model: Moon) -> None:
+        rows = np.arange(min(len(self.pictures), 4096))
+        if len(rows) > 1 and not self.config.model.train_backbone:
+            model.image.centre(self.pictures.take(rows, None))
+
+    def _behaviour(self) -> Behaviour | None:
+        corpus = self.corpus
+        if self.inputs.pairs is not None:
+            pairs, pictures = listed(self.inputs, corpus, self.config, self.say)
+            # Searched pictures belong to no item; they lie behind those of the items.
+            self.corpus = replace(corpus, pictures=(*corpus.pictures, *pictures))
+            return pairs
+        return None if corpus.baskets is None else BasketPairs(corpus.baskets, len(corpus), corpus.category)
+
+    def _purchases(self, behaviour: Behaviour) -> ListedPairs:
+        """Purchase pairs, cleaned with the model as pretraining left it."""
+        drawn = behaviour.draw(min(POST_PAIRS, 4 * len(behaviour)), np.random.default_rng((self.config.seed, 3)))
+        pairs = ListedPairs(drawn)
+        sampler = Sampler(self.sources, self.config.post, seed=self.config.seed, stage=2)
+        cosines = np.concatenate([self._cosines(sampler, pairs, at) for at in range(0, len(pairs), _BLOCK)])
+        cosines[~speaking([self._query(drawn, at) for at in range(len(pairs))])] = np.nan
+        kept = keep_hard(drawn.item, cosines, per_item=PER_ITEM)
+        self.say(f"post-training: {len(kept):,} of {len(pairs):,} purchase pairs are kept")
+        return ListedPairs(pairs.take(kept))
+
+    def _query(self, drawn: Drawn, at: int) -> str | None:
+        row = int(drawn.query_item[at])
+        return drawn.query_text[at] or (self.corpus.items[row].title if row >= 0 else None)
+
+    def _cosines(self, sampler: Sampler, pairs: ListedPairs, start: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        rows = np.arange(start, min(start + _BLOCK, len(pairs)))
+        forms = Forms(self.model.eval(), self.pictures)
+        with torch.no_grad():
+            batch = sampler.pair_batch(pairs.take(rows), np.random.default_rng((self.config.seed, 4, start)))
+            found: np.ndarray[Any, np.dtype[np.float32]] = (forms.mixed(batch.query) * forms.mixed(batch.positive)).sum(1).numpy()
+        return found
+
+
+def build(config: EncoderConfig, inputs: Inputs, *, say: Callable[[str], None]) -> MoonRecipe:
+    """A recipe ready to be driven.
+
+    Raises:
+        Misconfigured: weights or packages are missing, or the pair file knows none of the items.
+    """
+    return MoonRecipe(config, inputs, say)
+
+
+def listed(
+    inputs: Inputs, corpus: Corpus, config: EncoderConfig, say: Callable[[str], None]
+) -> tuple[ListedPairs | None, list[Picture]]:
+    """Behaviour pairs of a pair file, and pictures that were searched with; content pairs come from the corpus itself."""
+    assert inputs.pairs is not None
+    place: dict[str, int] = {}
+    for row, item in enumerate(corpus.items):
+        place.setdefault(item.item_id, row)
+    pairs = read_pairs(inputs.pairs, list(place))
+    rows_of = np.append(np.array(list(place.values()), np.int64), -1)
+    wanted = BEHAVIOUR_KINDS + (("click",) if config.switches.clicks else ())
+    chosen = np.sort(np.concatenate([pairs.of_kind(kind) for kind in wanted]))
+    if inputs.fraction < 1.0:
+        chosen = chosen[np.random.default_rng((config.seed, 5)).random(len(chosen)) < inputs.fraction]
+    pictures = [_find_picture(inputs.data_sets, name.as_py()) for name in pairs.images]
+    lost = np.array([picture is None for picture in pictures] + [False])
+    found = chosen[~lost[pairs.query_image[chosen]]]
+    say(f"pairs: {len(found):,} of behaviour of {len(pairs):,}; left out: {pairs.dropped or 'none'}, "
+        f"{len(chosen) - len(found)} without their picture")  # fmt: skip
+    if len(found) < MIN_BATCH:
+        return None, []
+    pairs = pairs.take(found)
+    seen = [picture for picture in pictures if picture is not None]
+    picture_of = np.append(np.cumsum(~lost[:-1]) - 1 + len(corpus.pictures), -1)
+    texts = [pairs.texts[int(row)].as_py() if row >= 0 else None for row in pairs.query_text]
+    days = np.where(pairs.time_us == NO_TIME, np.nan, pairs.time_us / 86_400e6)
+    return ListedPairs(
+        Drawn(
+            rows_of[pairs.query_item],
+            picture_of[pairs.query_image],
+            texts,
+            rows_of[pairs.item],
+            rows_of[pairs.negative],
+            pairs.log_q,
+            pairs.weight,
+            days,
+        )  # fmt: skip
+    ), seen
+
+
+def _find_picture(data_sets: Sequence[DataSet], name: str) -> Picture | None:
+    for at in range(len(data_sets)):
+        picture = Picture(at, name)
+        if is_readable(data_sets, picture):
+            return picture
+    return None
