@@ -35,7 +35,8 @@ class Chance:
 def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """(B, W) float32 of length 1; a zero row stays zero."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    found: NDArray[np.float32] = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return found
 
 
 def dense_scores(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> Scores:

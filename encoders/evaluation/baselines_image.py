@@ -129,4 +129,5 @@ def _centred(rows: Sequence[NDArray[np.float32] | None], mean: NDArray[np.float3
 
 
 def _unit(row: NDArray[np.floating]) -> NDArray[np.float32]:
-    return unit_rows(row.astype(np.float32)[None, :])[0]
+    found: NDArray[np.float32] = unit_rows(row.astype(np.float32)[None, :])[0]
+    return found

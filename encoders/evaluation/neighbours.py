@@ -55,7 +55,7 @@ def ranks(task: Task, method: Method) -> NDArray[np.int64]:
     return found
 
 
-def answers(task: Task, method: Method, rows: Sequence[int], *, shown: int = SHOWN) -> list[Answer]:
+def answers(task: Task, method: Method, rows: Sequence[int] | NDArray[np.int64], *, shown: int = SHOWN) -> list[Answer]:
     """The nearest items of these queries, without what is out of their gallery."""
     part = task.take(np.asarray(rows, np.int64))
     first = ranks(part, method)

@@ -132,6 +132,6 @@ def columns(heights: NDArray[np.floating], ticks: tuple[str, str, str]) -> str:
             f'<rect x="{at * slot:.2f}" y="{_HEIGHT - tall:.1f}" width="{max(0.4, slot - 0.5):.2f}" height="{tall:.1f}"/>'
         )
     parts.append("</g>")
-    for at, name, anchor in zip((0.0, 0.5, 1.0), ticks, ("start", "middle", "end"), strict=True):
-        parts.append(f'<text style="text-anchor:{anchor}" x="{at * _WIDTH}" y="{_HEIGHT + 14}">{text(name)}</text>')
+    for at, name, anchor in zip((0, _WIDTH // 2, _WIDTH), ticks, ("start", "middle", "end"), strict=True):
+        parts.append(f'<text style="text-anchor:{anchor}" x="{at}" y="{_HEIGHT + 14}">{text(name)}</text>')
     return f'<svg viewBox="0 -2 {_WIDTH} {_HEIGHT + 20}" role="img" aria-label="columns">{"".join(parts)}</svg>'

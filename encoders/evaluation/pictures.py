@@ -93,7 +93,7 @@ def _against_titles(built: Built, vectors: Vectors, chosen: Sequence[Example], p
     """Maps by the place in `chosen` of those that have a title with a vector."""
     rows = [at for at, example in enumerate(chosen) if example.item.title]
     titles = vectors.floats([_words(chosen[at]) for at in rows], built.folder)
-    known = titles.any(axis=1)
+    known: NDArray[np.bool_] = np.any(titles, axis=1)
     rows, titles = [row for row, has in zip(rows, known, strict=True) if has], titles[known]
     return dict(zip(rows, occlusion(pixels_of(vectors.encoder), pixels[rows], titles), strict=True))
 
