@@ -118,8 +118,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, say: Say) -> int:
-    from encoders.training.stages import Inputs, build
-
     config = load_config(arguments.config, overrides=arguments.set)
     _check(arguments)
     data_sets = [read_data_set(folder, cutoff=arguments.cutoff) for folder in arguments.data]
@@ -135,6 +133,9 @@ def _run(arguments: argparse.Namespace, say: Say) -> int:
     digests = {"config": config.digest, "data": data_id}
     folder = arguments.checkpoints
     checkpoints = None if folder is None else CheckpointFolder(folder, digests, resume=arguments.resume)
+    # Here and not above: stages need weights and packages that reading data and refusing wrong use do not.
+    from encoders.training.stages import Inputs, build
+
     torch.manual_seed(config.seed)
     inputs = Inputs(data_sets, arguments.pairs, arguments.features_cache, arguments.pairs_fraction)
     recipe = build(config, inputs, say=say)
