@@ -9,7 +9,7 @@ from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
 
 def enriched(title: str | None, attributes: str | None, category: str | None) -> str | None:
-    """``title; attribute values; category`` without parts that are empty or said before; None without a title.
+    """``title; attribute values; category`` without parts that are empty or said before; None where the title says it all.
 
     Of a path like ``Men/Tops/Jackets`` the last part is the category.
     """
@@ -21,7 +21,7 @@ def enriched(title: str | None, attributes: str | None, category: str | None) ->
         text = " ".join((part or "").split())
         if text:
             parts.setdefault(text.casefold(), text)
-    return "; ".join(parts.values())
+    return "; ".join(parts.values()) if len(parts) > 1 else None
 
 
 def content_pairs(items: DataFrame, kinds: frozenset[str]) -> DataFrame:
@@ -38,7 +38,7 @@ def content_pairs(items: DataFrame, kinds: frozenset[str]) -> DataFrame:
     made = {
         "same_product": _pairs(photos.where("photo <> main"), "same_product", none, F.col("photo")),
         "title_image": _pairs(items.where("pictured and title is not null"), "title_image", F.col("title"), none),
-        "enriched_title": _pairs(items.where("enriched <> title"), "enriched_title", F.col("enriched"), none),
+        "enriched_title": _pairs(items.where("enriched is not null"), "enriched_title", F.col("enriched"), none),
     }
     return reduce(DataFrame.unionByName, [pairs.where(F.lit(name in kinds)) for name, pairs in made.items()])
 

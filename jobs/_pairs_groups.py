@@ -12,6 +12,7 @@ from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
 from encoders.data import BASKET_SIZES
 from jobs._pairs_rows import PURCHASES
+from jobs._spark import kept
 
 SESSION_US: Final = 30 * 60 * 1_000_000
 #: Columns of a pair before its weight, its `log_q` and its category are known.
@@ -81,6 +82,7 @@ def draw_pairs(members: DataFrame, kind: str, seed: int, most: int) -> Drawn:
         F.array_sort(F.collect_list(F.struct("item_id", "event_us", "bought"))).alias("members")
     )
     together = together.withColumn("n", F.size("members"))
+    together = kept(together)
     plain = together.where(F.col("n").between(BASKET_SIZES[0], BASKET_SIZES[-1]))
     plain = plain.withColumn("m", F.least(F.lit(most), F.expr("n * (n - 1)")))
     codes = F.expr(

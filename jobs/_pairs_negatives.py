@@ -8,6 +8,8 @@ from typing import Final
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
+from jobs._spark import kept
+
 #: Items of the category that are looked at for one anchor; those that share a group with it drop out.
 LOOKS: Final = 16
 
@@ -46,7 +48,7 @@ def _pools(items: DataFrame, groups: list[DataFrame], seed: int) -> DataFrame:
     looks = known.join(sizes, "category").withColumn("look", F.explode(F.sequence(F.lit(0), F.lit(LOOKS - 1))))
     looks = looks.withColumn("at", F.expr(f"pmod(xxhash64({seed}L, 'negative', item_id, look), size)"))
     found = looks.join(listed.withColumnRenamed("item_id", "other"), ["category", "at"]).where("other <> item_id")
-    mine = _memberships(items, groups)
+    mine = kept(_memberships(items, groups))
     theirs = mine.select(F.col("item_id").alias("other"), F.col("groups").alias("others"))
     apart = found.join(mine, "item_id").join(theirs, "other").where(~F.arrays_overlap("groups", "others"))
     first = apart.groupBy(F.col("item_id").alias("anchor"), "other").agg(F.min("look").alias("look"))

@@ -9,6 +9,7 @@ from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
 from jobs._pairs_groups import PAIR, SESSION_US, Drawn, expected, is_purchase, sessions, share
 from jobs._pairs_rows import PairReason
+from jobs._spark import kept
 
 _SEARCH: Final = ("user_id", "session_id", "query_text", "query_image")
 _PLACE: Final = ("place", "source", "row")
@@ -64,6 +65,7 @@ def search_pairs(found: DataFrame, items: DataFrame, seed: int, most: int) -> li
     whole = Window.partitionBy(*by)
     clicked = F.array_sort(F.collect_list(F.when(~F.col("bought"), F.col("item_id"))).over(whole))
     once = once.withColumn("clicked", clicked).withColumn("sold", F.max("bought").over(whole))
+    once = kept(once)
     groups = once.select(F.xxhash64(F.lit("query"), "query_text", "query_image").alias("group"), "item_id")
     return [_draw(once.where("bought"), "search", seed, most, groups), _draw(once.where("not sold"), "click", seed, most, groups)]
 

@@ -15,6 +15,7 @@ from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.storagelevel import StorageLevel
 
 from jobs._cli import one_line
 from moontide import errors
@@ -185,6 +186,11 @@ def arrow_ddl(schema: Any) -> str:
 def drain(rows: DataFrame, count: int) -> Iterator[Any]:
     """`count` cached rows: in one Spark job where they are few, else a partition at a time."""
     yield from rows.collect() if count <= _FEW else rows.toLocalIterator()
+
+
+def kept(rows: DataFrame) -> DataFrame:
+    """`rows`, computed once and kept on disk, where they are read more than once."""
+    return rows.persist(StorageLevel.DISK_ONLY)
 
 
 def numbers(spark: SparkSession, count: int) -> DataFrame:

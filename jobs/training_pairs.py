@@ -10,14 +10,13 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
-from pyspark.storagelevel import StorageLevel
 
 from encoders.item import TITLE_MAX_CHARS
 from jobs._catalog import Rules
 from jobs._cli import Exit, add_spark_flags, moment, now_us, parser, positive, run, say, settings_of
 from jobs._pairs_card import Run, data_card
 from jobs._pairs_content import content_pairs
-from jobs._pairs_groups import PAIR, UNIT, Drawn, basket_groups, draw_pairs, expected, session_groups, with_log_q
+from jobs._pairs_groups import PAIR, UNIT, Drawn, basket_groups, draw_pairs, session_groups, with_log_q
 from jobs._pairs_items import DELETED, SUPERSEDED, ItemSource, item_rows, open_items
 from jobs._pairs_negatives import with_negatives
 from jobs._pairs_rows import AFTER_CUTOFF, ROWS, PairReason, ReadRows, Rows, detail_of, open_rows
@@ -25,13 +24,12 @@ from jobs._pairs_searches import outcomes, own_photos, search_pairs
 from jobs._pairs_write import ROWS as WRITTEN_ROWS
 from jobs._pairs_write import WRITTEN, PairFolder, WritePairs
 from jobs._rejects import Rejected, RejectFile
-from jobs._spark import arrow_ddl, default_partitions, drain, numbers, spark_session, start_jvm
+from jobs._spark import arrow_ddl, default_partitions, drain, kept, numbers, spark_session, start_jvm
 from moontide import schemas
 from moontide.errors import Misconfigured
 
 _TABLES = ("transactions", "behaviours", "searches")
 _LEFT_OUT = (AFTER_CUTOFF, SUPERSEDED, DELETED)
-_CONTENT = ("same_product", "title_image", "enriched_title")
 _FILE_ROWS = 250_000
 
 
@@ -102,14 +100,14 @@ class Job:
 
     def make(self, spark: SparkSession) -> Run:
         """All pairs, and everything the card counts; nothing is computed yet but what is cached."""
-        every = _kept(item_rows(spark, self._source, self._rules, self._cutoff_us))
+        every = kept(item_rows(spark, self._source, self._rules, self._cutoff_us))
         items = every.where("reason is null")
-        checked = {rows.what: _kept(self._checked(spark, items, place)) for place, rows in enumerate(self._tables, start=1)}
+        checked = {rows.what: kept(self._checked(spark, items, place)) for place, rows in enumerate(self._tables, start=1)}
         good = {name: rows.where("reason is null").drop("reason") for name, rows in checked.items()}
         drawn, own = self._drawn(good, items)
-        content = content_pairs(items, frozenset(self._args.kinds))
+        content = kept(content_pairs(items, frozenset(self._args.kinds)))
         pairs = reduce(DataFrame.unionByName, [content, *(d.pairs.select(*PAIR) for d in drawn)])
-        counts = [expected(content.where(F.col("kind") == kind).withColumn("part", F.lit(UNIT)), kind) for kind in _CONTENT]
+        counts = [content.groupBy("kind", "item_id").agg((F.count("*") * UNIT).alias("expected"))]
         pairs = with_log_q(pairs, reduce(DataFrame.unionByName, [*counts, *(d.expected for d in drawn)]))
         pairs = with_negatives(pairs, items, [d.groups for d in drawn], self._args.seed)
         pairs = pairs.withColumn("weight", F.lit(1.0).cast("float")).select(*WRITTEN_ROWS.names)
@@ -119,10 +117,10 @@ class Job:
         ]
         reasons.append(every.select(F.lit(0).alias("place"), "source", "row", "item_id", "reason", "detail"))
         reasons += [rows.withColumn("detail", F.lit(None).cast("string")) for rows in own]
-        rejects = reduce(DataFrame.unionByName, reasons).where("reason is not null")
+        rejects = kept(reduce(DataFrame.unionByName, reasons).where("reason is not null"))
         left_out = [d.left_out for d in drawn] + [rejects.where(F.col("reason").isin(*_LEFT_OUT)).groupBy("reason").count()]
         return Run(
-            _kept(pairs), rejects.where(~F.col("reason").isin(*_LEFT_OUT)), reduce(DataFrame.union, left_out),
+            kept(pairs), rejects.where(~F.col("reason").isin(*_LEFT_OUT)), reduce(DataFrame.union, left_out),
             {**good, "items": items}, self._facts(),
         )  # fmt: skip
 
@@ -136,7 +134,7 @@ class Job:
         if "behaviours" in good and "session" in kinds:
             drawn.append(draw_pairs(session_groups(good["behaviours"]), "session", seed, most))
         if "searches" in good and kinds & {"search", "click"}:
-            found = _kept(outcomes(good["searches"], good.get("behaviours")))
+            found = kept(outcomes(good["searches"], good.get("behaviours")))
             own.append(own_photos(found, items))
             both = search_pairs(found, items, seed, most)
             drawn += [d for d, kind in zip(both, ("search", "click"), strict=True) if kind in kinds]
@@ -164,10 +162,6 @@ class Job:
         }
 
 
-def _kept(rows: DataFrame) -> DataFrame:
-    return rows.persist(StorageLevel.DISK_ONLY)
-
-
 def _write(pairs: DataFrame, count: int, folder: Path) -> dict[str, int]:
     """Rows of each file: pairs of every kind mixed, in an order that depends on the content only."""
     mix = F.xxhash64("kind", "query_item_id", "query_text", "query_image", "item_id", "negative_item_id", "event_us")
@@ -179,7 +173,7 @@ def _write(pairs: DataFrame, count: int, folder: Path) -> dict[str, int]:
 
 
 def _reject(rejects: DataFrame, job: Job, path: Path, *, dry: bool) -> int:
-    bad = _kept(rejects.orderBy("place", "source", "row"))
+    bad = kept(rejects.orderBy("place", "source", "row"))
     count = int(bad.count())
     if not dry:
         file = RejectFile(path, at_us=job.started_us)

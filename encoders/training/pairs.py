@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -71,8 +71,9 @@ class Pairs:
 
     def take(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> Pairs:
         """The pairs at `places`, in that order; texts, images and `dropped` stay."""
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: a[places] for name, a in arrays.items() if isinstance(a, np.ndarray)})
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        taken: dict[str, Any] = {name: a[places] for name, a in held.items() if isinstance(a, np.ndarray)}
+        return replace(self, **taken)
 
 
 def read_pairs(folder: Path, item_ids: Sequence[str]) -> Pairs:
@@ -96,7 +97,7 @@ def read_pairs(folder: Path, item_ids: Sequence[str]) -> Pairs:
     images, query_image = _distinct(table["query_image"])
     has_item = _flags(pc.is_valid(table["query_item_id"]))
     queries = has_item.astype(np.int8) + (query_text >= 0) + (query_image >= 0)
-    found = {
+    found: dict[str, Any] = {
         "query_kind": np.where(has_item, QUERY_ITEM, np.where(query_text >= 0, QUERY_TEXT, QUERY_IMAGE)).astype(np.int8),
         "query_item": codes["query_item_id"],
         "query_text": query_text,
@@ -189,7 +190,7 @@ def _negatives(values: pa.ChunkedArray, codes: dict[str, NDArray[np.int32]]) -> 
 
 
 def _sound(
-    found: dict[str, NDArray[np.generic]], queries: NDArray[np.int8], has_item: NDArray[np.bool_]
+    found: dict[str, Any], queries: NDArray[np.int8], has_item: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """(P,) bool: which pairs can be used, and how many cannot, each counted under the first reason that holds."""
     weight, log_q = found["weight"], found["log_q"]

@@ -110,7 +110,7 @@ def test_a_table_without_its_columns_says_which(tmp_path):
     ("title", "attributes", "category", "expected"),
     [
         ("Hoodie", "red; Wool", "Men/Tops/Hoodies", "Hoodie; red; Wool; Hoodies"),
-        ("Hoodie", None, None, "Hoodie"),
+        ("Two  spaces", None, "", None),
         (" Red  hoodie ", ";; RED ;red", "Red hoodie/", "Red hoodie; RED"),
         ("", "red", "Men", None),
         (None, "red", "Men", None),
