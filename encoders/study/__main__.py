@@ -108,7 +108,9 @@ def _ablation(arguments: argparse.Namespace, programs: Programs, run: _Runner) -
 
 def _ranking(arguments: argparse.Namespace) -> exchange.Ranking:
     data = arguments.ranking_data or arguments.data[0]
-    return exchange.Ranking(data, arguments.seeds, arguments.variant, arguments.length, arguments.tiers)
+    return exchange.Ranking(
+        data, arguments.seeds, arguments.variant, arguments.length, arguments.tiers, arguments.train_impressions
+    )  # fmt: skip
 
 
 def _training(arguments: argparse.Namespace) -> Training:

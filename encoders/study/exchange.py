@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.study.programs import Programs
-from encoders.study.recall import digest_of, evaluate_command, measure_of
+from encoders.study.recall import evaluate_command, identity_of, measure_of
 from encoders.study.runs import HERE, RESULT, Run, python
 from encoders.study.slopes import Slope, fit_slope
 from encoders.study.tables import markdown, number, span
@@ -41,12 +41,14 @@ class Ranking:
     variant: str = "new"
     length: int = 50
     tiers: int = 20
+    train_impressions: int | None = None
 
     def command(self, program: str, features: str, *extra: object) -> tuple[str, ...]:
         """Train the model of these features; leaves ``{run}/result.json``."""
+        budget = ["--train-impressions", self.train_impressions] if self.train_impressions else []
         return python(
             program, "--data", self.data, "--features", features, "--seeds", self.seeds, "--variant", self.variant,
-            "--length", self.length, "--tiers", self.tiers, "--json", f"{HERE}/{RESULT}", *extra,
+            "--length", self.length, "--tiers", self.tiers, "--json", f"{HERE}/{RESULT}", *budget, *extra,
         )  # fmt: skip
 
 
@@ -90,7 +92,7 @@ def plan(subjects: Sequence[Subject], ranking: Ranking, programs: Programs, *, q
     cost = 40.0 * ranking.seeds
     made = {}
     for subject in subjects:
-        depends = {"digest": digest_of(subject.artifact)}
+        depends = identity_of(subject.artifact)
         measure = evaluate_command(
             subject.artifact, [ranking.data], dim=subject.dim, queries=queries, program=programs.evaluate
         )  # fmt: skip
@@ -116,7 +118,8 @@ def summary(made: Plan, subjects: Sequence[Subject], root: Path, *, measure: str
     impressions = np.array(base["users"]["impressions"], np.int64)
     slope = fit_slope(np.array(recalls), np.stack(gains), impressions, seed=seed)
     rows = [
-        {"encoder": subject.name, "artifact": str(subject.artifact), "dim": subject.dim, "recall": recalls[at],
+        {"encoder": subject.name, "artifact": str(subject.artifact), "dim": subject.dim,
+         "training_cutoff": made.subjects[subject.name][0].depends["training_cutoff"], "recall": recalls[at],
          "gauc_gain": slope.gains[at], "low": slope.gain_low[at], "high": slope.gain_high[at],
          "gauc": float(np.mean([entry["gauc"] for entry in made.subjects[subject.name][1].result(root)["models"]["simtier"]]))}
         for at, subject in enumerate(subjects)
@@ -153,11 +156,12 @@ def paired_gains(base: Any, other: Any) -> NDArray[np.float64]:
 def table(body: Mapping[str, Any]) -> str:
     """Markdown: a row an encoder, in order of recall, and the verdict."""
     rows = [
-        [row["encoder"], number(100 * row["recall"], 1), number(100 * row["gauc"]), number(row["gauc_gain"], sign=True),
+        [row["encoder"], row["training_cutoff"] or "-", number(100 * row["recall"], 1), number(100 * row["gauc"]),
+         number(row["gauc_gain"], sign=True),
          span(row["low"], row["high"])]
         for row in sorted(body["encoders"], key=lambda row: float(row["recall"]))
     ]  # fmt: skip
-    header = ["encoder", body["measure"], "GAUC", "gain over ID", "95 %"]
+    header = ["encoder", "sales seen before", body["measure"], "GAUC", "gain over ID", "95 %"]
     slope = body["slope"]
     near = f"Over seeds and users alone, for these very encoders: {slope['low']:+.3f} to {slope['high']:+.3f}."
     return f"{markdown(header, rows)}\nID alone: GAUC {100 * body['id_gauc']:.2f}. {slope['verdict']}. {near}\n"

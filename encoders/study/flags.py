@@ -57,6 +57,7 @@ def _ranking(made: argparse.ArgumentParser) -> None:
     made.add_argument("--variant", choices=("new", "all"), default="new", help="items new to the user, or all")
     made.add_argument("--length", type=_positive, default=50, help="behaviours of a history")
     made.add_argument("--tiers", type=_positive, default=20)
+    made.add_argument("--train-impressions", type=_positive, help="rows that train the ranker; default: its own")
 
 
 def _training(made: argparse.ArgumentParser) -> None:

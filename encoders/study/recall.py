@@ -17,9 +17,9 @@ DEFAULT_MEASURE: Final = "online_retail/title_damaged recall_at_10"
 def evaluate_command(
     artifact: object, data: Sequence[Path], *, dim: int | None = None, queries: int | None = None, program: str = EVALUATE
 ) -> tuple[str, ...]:
-    """The command that leaves ``{run}/result.json``."""
+    """The command that leaves ``{run}/result.json``, of the test split: ``auto`` would differ from encoder to encoder."""
     extra = [*(["--dims", dim] if dim else []), *(["--queries", queries] if queries else [])]
-    return python(program, artifact, "--data", *data, "--json", f"{HERE}/{RESULT}", "--threads", 1, *extra)
+    return python(program, artifact, "--data", *data, "--split", "test", "--json", f"{HERE}/{RESULT}", "--threads", 1, *extra)
 
 
 def measures_of(body: Any, *, dim: int | None = None) -> dict[str, float]:
@@ -50,14 +50,15 @@ def measure_of(body: Any, name: str, *, dim: int | None = None) -> float:
     return found[name]
 
 
-def digest_of(artifact: Path) -> str:
-    """Digest in an artifact's manifest: its path may hold another encoder tomorrow.
+def identity_of(artifact: Path) -> dict[str, Any]:
+    """``digest`` and ``training_cutoff`` in an artifact's manifest: its path may hold another encoder tomorrow.
 
     Raises:
         Misconfigured: no artifact there.
     """
     path = artifact / "manifest.json"
     try:
-        return str(json.loads(path.read_text("utf-8"))["digest"])
+        manifest = json.loads(path.read_text("utf-8"))
+        return {"digest": str(manifest["digest"]), "training_cutoff": manifest.get("training_cutoff")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Misconfigured(f"{path}: expected an artifact's manifest; {type(error).__name__} {error}") from error

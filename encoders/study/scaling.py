@@ -12,7 +12,7 @@ import numpy as np
 from encoders.study.exchange import Ranking
 from encoders.study.powerlaw import LEAST_POINTS, PowerLaw, fit_power_law
 from encoders.study.programs import Programs, Training
-from encoders.study.recall import digest_of, evaluate_command, measure_of
+from encoders.study.recall import evaluate_command, identity_of, measure_of
 from encoders.study.runs import HERE, Run, python
 from encoders.study.tables import markdown, number, span
 from moontide.errors import Misconfigured
@@ -118,7 +118,7 @@ def plan_artifact(axis: Axis, ranking: Ranking, artifact: Path | None, programs:
     for value in axis.values:
         commands = (_rank if axis.ranks else _cut)(int(value), ranking, artifact, programs)
         cost = 40.0 * (ranking.seeds if axis.ranks else 1)
-        run = Run(f"{axis.name}-{value:g}", commands, {"digest": digest_of(artifact)}, seconds=cost)
+        run = Run(f"{axis.name}-{value:g}", commands, identity_of(artifact), seconds=cost)
         found[(value, -1)] = run
     return found
 
