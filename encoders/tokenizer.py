@@ -6,22 +6,20 @@ over the whole batch; hence thousands of titles cost a few array operations.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.item import Item
+from encoders.spans import normalise, read_words
 from encoders.terms import TermTable, WeightConfig
+from encoders.weigher import Weigher
 from moontide.errors import Misconfigured
 
-_BASE: Final = 0x9E3779B97F4A7C15 | 1
-_BASE_INVERSE: Final = pow(_BASE, -1, 2**64)
-_SPACE: Final = 32
+__all__ = ["Kind", "Part", "Tokenizer", "TokenizerConfig", "Tokens", "normalise"]
 
 
 class Kind(IntEnum):
@@ -157,152 +155,31 @@ class Tokenizer:
         parts = [part for texts, limit, kinds in fields if any(texts) for part in self._field(texts, limit, kinds)]
         return _merge(parts, len(items), weighted=config.weights is not None)
 
-    def fingerprints(self, words: Sequence[str]) -> NDArray[np.uint32]:
-        """(len(words),) of the first word of each text; 0 for a text without one."""
-        codes, owners = _code_points([normalise(word, self.config.title_chars) for word in words])
-        sums, inverses = _prefix_sums(codes)
-        starts, stops = _words(codes)
-        rows, first = np.unique(owners[starts], return_index=True)
-        found = np.zeros(len(words), np.uint32)
-        found[rows] = _fingerprint(_hash(sums, inverses, starts - 1, stops + 1, seed=1))[first]
+    def fingerprints(self, texts: Sequence[str]) -> NDArray[np.uint32]:
+        """(len(texts),) of the first word of each text; 0 for a text without one."""
+        found = np.zeros(len(texts), np.uint32)
+        words = read_words(texts, self.config.title_chars)
+        rows, first = np.unique(words.owners, return_index=True)
+        found[rows] = words.fingerprints[first]
         return found
 
     def _field(self, texts: Sequence[str | None], limit: int, kinds: tuple[Kind, ...]) -> list[Part]:
-        codes, owners = _code_points([normalise(text, limit) for text in texts])
-        sums, inverses = _prefix_sums(codes)
-        starts, stops = _words(codes)
-        hashes = _hash(sums, inverses, starts - 1, stops + 1, seed=1)
-        weigh = None if self.config.weights is None else _Weigher(self.config.weights, self.terms, codes, owners, starts, hashes)
-        parts = [Part(owners[starts], self._bucket(hashes), kinds[0], None if weigh is None else weigh.words())]
+        words = read_words(texts, limit)
+        weigh = None if self.config.weights is None or self.terms is None else Weigher(self.config.weights, self.terms, words)
+        parts = [Part(words.owners, self._bucket(words.hashes), kinds[0], None if weigh is None else weigh.words())]
         if len(kinds) == 1:
             return parts
-        # A window may touch white space at its ends only, or it would span two words.
-        breaks = np.concatenate([[0], np.cumsum(codes == _SPACE)])
         for size in self.config.grams:
-            first = np.arange(max(len(codes) - size + 1, 0))
-            whole = breaks[first + size - 1] == breaks[first + 1]
-            first = first[whole]
-            word = np.searchsorted(starts, first + 1, side="right") - 1
-            grams = _hash(sums, inverses, first, first + size, seed=2)
-            parts.append(Part(owners[first + 1], self._bucket(grams), kinds[1], None if weigh is None else weigh.grams(word)))
+            grams = words.grams(size)
+            weights = None if weigh is None else weigh.grams(grams.word)
+            parts.append(Part(words.owners[grams.word], self._bucket(grams.hashes), kinds[1], weights))
         if weigh is not None and weigh.config.bigram_share:
-            first = np.flatnonzero(owners[starts[:-1]] == owners[starts[1:]])
-            pairs = _mix(hashes[first] * np.uint64(3) + hashes[first + 1])
-            parts.append(Part(owners[starts[first]], self._bucket(pairs), kinds[2], weigh.bigrams(first)))
+            first, pairs = words.bigrams()
+            parts.append(Part(words.owners[first], self._bucket(pairs), kinds[2], weigh.bigrams(first)))
         return parts
 
     def _bucket(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
         return (hashes % np.uint64(self.config.buckets)).astype(np.int32)
-
-
-class _Weigher:
-    """Weights of the features of one field over a batch."""
-
-    def __init__(
-        self, config: WeightConfig, terms: TermTable | None, codes: NDArray[np.uint32], owners: NDArray[np.int64],
-        starts: NDArray[np.int64], hashes: NDArray[np.uint64],
-    ) -> None:  # fmt: skip
-        assert terms is not None
-        self.config = config
-        digits = np.concatenate([[0], np.cumsum((codes >= 48) & (codes <= 57))])
-        stops = _words(codes)[1]
-        self.lengths = stops - starts
-        count = digits[stops] - digits[starts]
-        zipf = np.where(count == self.lengths, config.numbers(self.lengths), terms.look_up(_fingerprint(hashes)))
-        self.base = config.base(zipf)
-        row = owners[starts]
-        first = np.searchsorted(row, row, side="left")
-        place = config.place(np.arange(len(starts)) - first)
-        number = np.where(count > 0, np.float32(config.number_boost), np.float32(1.0))
-        self.form = place * number
-
-    def words(self) -> NDArray[np.float32]:
-        return (self.base**self.config.word_power * self.form).astype(np.float32)
-
-    def grams(self, word: NDArray[np.int64]) -> NDArray[np.float32]:
-        share = (
-            self.config.gram_share * self.base**self.config.gram_power * np.maximum(self.lengths, 1) ** -self.config.gram_length
-        )
-        return (share * self.form)[word].astype(np.float32)
-
-    def bigrams(self, first: NDArray[np.int64]) -> NDArray[np.float32]:
-        return (self.config.bigram_share * self.words()[first]).astype(np.float32)
-
-
-def normalise(text: str | None, limit: int) -> str:
-    """The first `limit` characters, without case and accents."""
-    if not text:
-        return ""
-    text = text[:limit]
-    if text.isascii():
-        return text.lower()
-    folded = unicodedata.normalize("NFKD", text).casefold()
-    return "".join(char for char in folded if not unicodedata.combining(char))[: 2 * limit]
-
-
-def _code_points(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Code points of all texts, separators as spaces, a space around each text, and the row that owns each."""
-    joined = " " + "".join(f"{text} " for text in texts)
-    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32).copy()
-    codes[~_is_word_character(codes)] = _SPACE
-    lengths = np.fromiter((len(text) + 1 for text in texts), np.int64, len(texts))
-    owners = np.empty(len(codes), np.int64)
-    owners[0] = 0
-    owners[1:] = np.repeat(np.arange(len(texts)), lengths)
-    return codes, owners
-
-
-def _is_word_character(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    digit = (codes >= 48) & (codes <= 57)
-    letter = (codes >= 97) & (codes <= 122)
-    # Above Latin-1's signs everything is a letter but punctuation, symbols (2000-2BFF) and CJK punctuation.
-    other = (codes >= 0xC0) & ~((codes >= 0x2000) & (codes < 0x2C00)) & ~((codes >= 0x3000) & (codes < 0x3040))
-    result: NDArray[np.bool_] = digit | letter | other
-    return result
-
-
-def _words(codes: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    inside = codes != _SPACE
-    edges = np.diff(inside.astype(np.int8), prepend=0, append=0)
-    return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-
-
-def _prefix_sums(codes: NDArray[np.uint32]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Sums S with S[j] - S[i] = sum of codes[i:j] * base^position, and base^-position, all modulo 2^64."""
-    count = len(codes)
-    powers = np.full(count, _BASE, np.uint64)
-    powers[0] = 1
-    np.cumprod(powers, out=powers)
-    inverses = np.full(count, _BASE_INVERSE, np.uint64)
-    inverses[0] = 1
-    np.cumprod(inverses, out=inverses)
-    sums = np.zeros(count + 1, np.uint64)
-    np.cumsum(_mix(codes.astype(np.uint64)) * powers, out=sums[1:])
-    return sums, inverses
-
-
-def _hash(
-    sums: NDArray[np.uint64],
-    inverses: NDArray[np.uint64],
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    *,
-    seed: int,
-) -> NDArray[np.uint64]:
-    """(T,) hashes of the spans ``codes[starts:stops]``."""
-    return _mix((sums[stops] - sums[starts]) * inverses[starts] + np.uint64(seed))
-
-
-def _fingerprint(hashes: NDArray[np.uint64]) -> NDArray[np.uint32]:
-    return (hashes >> np.uint64(32)).astype(np.uint32)
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """splitmix64's finaliser: neighbouring inputs land far apart."""
-    mixed = values + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _merge(parts: Sequence[Part], rows: int, *, weighted: bool) -> Tokens:
