@@ -91,7 +91,7 @@ def cells_of(encoder: Encoder, items: Sequence[Item], sessions: Mapping[str, ort
         "Encoder.encode": lambda: encoder.encode(items),
     }
     if texts:
-        made["tokenise alone"] = lambda: encoder.prepare(items)
+        made["hash and tokenise alone"] = lambda: encoder.prepare(items)
     else:
         size = (encoder.artifact.preprocessing.height, encoder.artifact.preprocessing.width)
         made["decode alone, 1 thread"] = lambda: [decode(item.image, size) for item in items if isinstance(item.image, bytes)]
@@ -136,14 +136,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     flags = parser.parse_args()
     print(machine(), f"threads {flags.threads}")
     encoder = Encoder.load(flags.artifact, threads=flags.threads, precision=flags.precision)
     sessions = bare(encoder.artifact.files, flags.threads)
-    files, names = jpegs(flags.pictures, max(BATCHES)), titles(max(BATCHES))
-    pictured = {size: cells_of(encoder, [Item(str(n), image=files[n]) for n in range(size)], sessions) for size in BATCHES}
+    files, names = jpegs(flags.pictures, max(flags.batches)), titles(max(flags.batches))
+    pictured = {size: cells_of(encoder, [Item(str(n), image=files[n]) for n in range(size)], sessions) for size in flags.batches}
     print(report("pictures", "images", encoder, pictured, flags.rounds), "\n")
-    titled = {size: cells_of(encoder, [Item(str(n), title=names[n]) for n in range(size)], sessions) for size in BATCHES}
+    titled = {size: cells_of(encoder, [Item(str(n), title=names[n]) for n in range(size)], sessions) for size in flags.batches}
     print(report("titles", "texts", encoder, titled, flags.rounds), "\n")
     if flags.text_artifact is None or flags.text_model is None:
         print("sentence-transformers was not measured: name --text-artifact and --text-model")
@@ -154,7 +155,7 @@ def main() -> int:
 
     torch.set_num_threads(flags.threads)
     same = {}
-    for size in BATCHES:
+    for size in flags.batches:
         items = [Item(str(n), title=names[n]) for n in range(size)]
         same[size] = cells_of(other, items, plain) | peer_cells(other, flags.text_model, items)
     print(report("titles, the peer's weights", "texts", other, same, flags.rounds))
