@@ -55,7 +55,7 @@ class Switches:
         experts: modality-driven mixture of experts with a balance loss (MOON2.0).
         inter_alignment: query and item aligned in every modality form (MOON2.0).
         intra_alignment: an item's picture and its own text aligned (MOON2.0).
-        dynamic_filter: pairs that the model finds unlikely are left out, more strictly as it learns (MOON2.0).
+        dynamic_filter: pairs that the model finds unlikely are left out; harder ones are let in as it learns (MOON2.0).
         core_crops: the core region of a picture is encoded beside the whole (MOON).
         enrichment: texts enriched from attributes (MOON2.0).
         popularity: logQ correction of behaviour pairs.

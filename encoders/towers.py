@@ -31,6 +31,7 @@ _FIELD_START: Final = (1.0, 0.6, 0.4)
 #: Shares of colour and texture beside what the backbone saw, at the start.
 _COLOUR_START: Final = 0.5
 _TEXTURE_START: Final = 0.3
+_ROOT_FLOOR: Final = 1e-6
 
 
 class ImageTower(nn.Module):
@@ -58,7 +59,9 @@ class ImageTower(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) float in 0..1 -> (B, W): what is kept of a picture when the backbone is frozen."""
-        return torch.cat([torch.sqrt(self.backbone(x).clamp(min=1e-6)), self.colour(x), self.texture(x)], dim=1)
+        seen = self.backbone(x)
+        # A root with the sign kept: a few loud channels would decide every cosine.
+        return torch.cat([seen / torch.sqrt(seen.abs() + _ROOT_FLOOR), self.colour(x), self.texture(x)], dim=1)
 
     def centre(self, rows: Tensor) -> None:
         """Take mean and spread of (N, W) features of training pictures: cosines of uncentred features are all alike."""
