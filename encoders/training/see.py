@@ -52,7 +52,8 @@ def see_pictures(
         room = shape.side if plain else round(ROOM * shape.side)
         pixels = [decode(load(), (room, room)) for load in loaders]
         return Pixels(np.stack(pixels) if pixels else np.zeros((0, room, room, 3), np.uint8), shape.side)
-    views = Views(shape.side, 0 if plain else shape.views, config.seed, config.switches.core_crops)
+    # One set of variants for all seeds: a study of seeds then computes them once.
+    views = Views(shape.side, 0 if plain else shape.views, seed=0, crops=config.switches.core_crops)
     frozen = Frozen(partial(_features, model), _digest(model))
     kept = CachedFeatures.build(loaders, frozen, views, cache=cache, threads=torch.get_num_threads(), say=say)
     return KeptFeatures(kept.features, crops=config.switches.core_crops)
