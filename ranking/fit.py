@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class FitConfig:
-    """Settings of training, chosen on the validation days of Online Retail for the ID baseline and shared by all models.
+    """Settings of training, shared by all models: the best of a few tried for the ID model on Online Retail's validation days.
 
     Args:
         epochs: at most so many; training stops after `patience` epochs without a better validation GAUC.
