@@ -150,7 +150,7 @@ def test_unusual_data_trains_and_is_said(
         _folder(shop, "item_id,group,title,images", lines, dict.fromkeys(names, _constant()))
         note = ""
     else:
-        _shop(shop, make_image, items=3)
+        _shop(shop, make_image, items=10)
         note = "fewer than"
     assert _main("--config", config, "--data", shop, "--out", tmp_path / "moon") == 0
     assert note in capsys.readouterr().out
