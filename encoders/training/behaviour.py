@@ -110,6 +110,16 @@ class ListedPairs:
         )  # fmt: skip
 
 
+def share_of(baskets: Baskets, share: float, random: np.random.Generator) -> Baskets:
+    """A random share of the baskets, at least one: for studies of how much data is enough."""
+    if share >= 1.0:
+        return baskets
+    kept = random.random(len(baskets.offsets) - 1) < share
+    kept[0] |= not kept.any()
+    sizes = np.diff(baskets.offsets)
+    return Baskets(baskets.items[np.repeat(kept, sizes)], np.concatenate([[0], np.cumsum(sizes[kept])]).astype(np.int64))
+
+
 def _members(categories: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
     order = np.argsort(categories, kind="stable")
     known, starts = np.unique(categories[order], return_index=True)

@@ -18,7 +18,7 @@ from encoders.training.momentum import MomentumCopy
 from encoders.training.objectives import Setting, item_losses, pair_losses, photo_losses, title_losses
 from encoders.training.queue import Keys, NegativeQueue
 from encoders.training.sampler import Batch, PairBatch, Sampler, Sources
-from encoders.training.texts import titles_of
+from encoders.training.texts import moved, titles_of
 from moontide.errors import Misconfigured
 
 QUEUES: Final = ("photos", "items", "titles", "pairs")
@@ -49,10 +49,15 @@ class MoonStage:
         self.dims = (*recipe.model.prefix_dims, model.dim)
         self.online = Forms(model, sources.pictures)
         self.copy = MomentumCopy(model, self.config.momentum) if recipe.switches.queue else None
-        self.queues = {part: NegativeQueue(self.config.queue_size, model.dim) for part in QUEUES if recipe.switches.queue}
+        self.queues = {
+            part: NegativeQueue(self.config.queue_size, model.dim, model.text.table.device)
+            for part in QUEUES
+            if recipe.switches.queue
+        }
         sold = sources.corpus.sold
         self.often = float(max(np.quantile(sold[sold > 0], _OFTEN), 2.0)) if (sold > 0).any() else 2.0
         self._validate = validate
+        self.device = model.text.table.device
         self._held = Held()
 
     def draw(self, step: int) -> Batch:
@@ -62,6 +67,7 @@ class MoonStage:
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """As `Stage`."""
         self.model.train(self.recipe.model.train_backbone)
+        batch = moved(batch, self.device)
         keys = None if self.copy is None else Forms(self.copy.model, self.sources.pictures)
         setting = Setting(self.config, self.recipe.switches, self.dims, self.online, keys, self._held.done)
         found: dict[str, Tensor] = {}
@@ -155,7 +161,7 @@ class MoonStage:
 
     def _names(self) -> Tensor | None:
         names = self.sources.corpus.label_names
-        return self.online.texts(titles_of(self.sources.tokenizer, names)) if names else None
+        return self.online.texts(moved(titles_of(self.sources.tokenizer, names), self.device)) if names else None
 
     def _keys(self, batch: Batch, keys: Forms) -> list[tuple[str, Keys]]:
         found = []
@@ -180,10 +186,10 @@ class MoonStage:
     def _debias(self, batch: PairBatch) -> Tensor:
         """Rarely sold items towards often sold ones of their kind; where a catalog has no kinds, of its whole data set."""
         corpus = self.sources.corpus
-        rows = batch.rows.numpy()
+        rows = batch.rows.cpu().numpy()
         kinds = np.where(corpus.category[rows] >= 0, corpus.category[rows], _KINDS + corpus.data_set[rows])
-        sold = torch.from_numpy(corpus.sold[rows])
-        return align_rare(self.online.mixed(batch.positive), sold, torch.from_numpy(kinds), often=self.often)
+        sold, kind = (torch.from_numpy(column).to(self.device) for column in (corpus.sold[rows], kinds))
+        return align_rare(self.online.mixed(batch.positive), sold, kind, often=self.often)
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -114,7 +114,7 @@ def title_losses(batch: TitleBatch, queue: NegativeQueue | None, s: Setting) -> 
 def pair_losses(batch: PairBatch, queue: NegativeQueue | None, s: Setting) -> Losses:
     """What was bought answers the query; what was not, or another item of the category, answers it less."""
     asked, bought = s.online.mixed(batch.query), s.online.mixed(batch.positive)
-    keep = torch.ones(len(asked), dtype=torch.bool)
+    keep = torch.ones(len(asked), dtype=torch.bool, device=asked.device)
     if s.switches.dynamic_filter:
         config = s.config
         rival, there = nearest_other(asked.detach(), bought.detach(), batch.rows)

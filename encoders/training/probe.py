@@ -11,7 +11,7 @@ from encoders.metrics import precision_at, recall_at
 from encoders.tokenizer import Tokenizer
 from encoders.training.corpus import Corpus
 from encoders.training.forms import Forms
-from encoders.training.texts import titles_of
+from encoders.training.texts import moved, titles_of
 from encoders.wording import vary_title
 
 _MOST = 600
@@ -22,6 +22,7 @@ class Probe:
 
     def __init__(self, corpus: Corpus, forms: Forms, tokenizer: Tokenizer, seed: int) -> None:
         self.corpus, self.forms, self.tokenizer = corpus, forms, tokenizer
+        self.device = forms.model.text.table.device
         titled, pictured = corpus.titled, corpus.picture_counts > 0
         owner = corpus.item_of_picture()
         self.photos = np.flatnonzero((~titled & (corpus.label >= 0))[owner])[:_MOST]
@@ -57,10 +58,10 @@ class Probe:
         return found
 
     def _plain(self, rows: NDArray[np.int64]) -> Tensor:
-        return self.forms.source.take(rows, None)
+        return self.forms.source.take(rows, None).to(self.device)
 
     def _texts(self, titles: list[str]) -> Tensor:
-        return self.forms.texts(titles_of(self.tokenizer, titles))
+        return self.forms.texts(moved(titles_of(self.tokenizer, titles), self.device))
 
 
 def _words(corpus: Corpus, row: np.int64) -> str:
@@ -69,5 +70,5 @@ def _words(corpus: Corpus, row: np.int64) -> str:
 
 
 def _scores(a: Tensor, b: Tensor) -> NDArray[np.float32]:
-    scores: NDArray[np.float32] = (a @ b.T).numpy()
+    scores: NDArray[np.float32] = (a @ b.T).cpu().numpy()
     return scores

@@ -54,7 +54,7 @@ def see_pictures(
         return Pixels(np.stack(pixels) if pixels else np.zeros((0, room, room, 3), np.uint8), shape.side)
     # One set of variants for all seeds: a study of seeds then computes them once.
     views = Views(shape.side, 0 if plain else shape.views, seed=0, crops=config.switches.core_crops)
-    frozen = Frozen(partial(_features, model), _digest(model))
+    frozen = Frozen(partial(_features, model), _digest(model), str(model.text.table.device))
     kept = CachedFeatures.build(loaders, frozen, views, cache=cache, threads=torch.get_num_threads(), say=say)
     return KeptFeatures(kept.features, crops=config.switches.core_crops)
 

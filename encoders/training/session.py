@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -29,11 +29,17 @@ class Recipe(Protocol):
     Attributes:
         model: trained in place by the stages.
         tokenizer, preprocessing: what the artifact needs beside the model.
+        sources: weights and tables from elsewhere that are part of the model, with licences.
     """
 
     model: Moon
     tokenizer: Tokenizer
     preprocessing: Preprocessing
+
+    @property
+    def sources(self) -> Sequence[dict[str, Any]]:
+        """Of weights and tables."""
+        ...
 
     def stages(self) -> Iterator[tuple[str, Stage[Any], int]]:
         """Name, stage and steps, in order; a stage is built when it is asked for, on what those before it left."""

@@ -12,16 +12,18 @@ import numpy as np
 import torch
 
 from encoders.artifact import Preprocessing
+from encoders.backbones.lite import SOURCE as WEIGHTS
 from encoders.config import EncoderConfig
 from encoders.data import DataSet
 from encoders.terms import WeightConfig
 from encoders.tokenizer import Tokenizer, TokenizerConfig
 from encoders.towers import Moon
-from encoders.training.behaviour import BasketPairs, Behaviour, Drawn, ListedPairs
+from encoders.training.behaviour import BasketPairs, Behaviour, Drawn, ListedPairs, share_of
 from encoders.training.cleaning import keep_hard, speaking
 from encoders.training.contract import Stage
 from encoders.training.corpus import Corpus, Picture, build_corpus
 from encoders.training.forms import Forms
+from encoders.training.frequencies import SOURCE as FREQUENCIES
 from encoders.training.frequencies import build_term_table
 from encoders.training.moon_stage import MoonStage
 from encoders.training.pairs import NO_TIME, read_pairs
@@ -29,7 +31,7 @@ from encoders.training.pictures import Pictures
 from encoders.training.probe import Probe
 from encoders.training.sampler import MIN_BATCH, Sampler, Sources
 from encoders.training.see import is_readable, see_pictures
-from encoders.training.texts import enrich_corpus
+from encoders.training.texts import enrich_corpus, moved
 
 #: Pairs drawn from baskets for post-training, before cleaning.
 POST_PAIRS: Final = 40_000
@@ -40,12 +42,23 @@ _BLOCK: Final = 2048
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a recipe is built from. `pairs` is a folder of `jobs/training_pairs.py`, `cache` one for features of pictures."""
+    """What a recipe is built from.
+
+    Args:
+        data_sets: folders as they were read.
+        pairs: a folder of `jobs/training_pairs.py`; None: baskets of the data sets.
+        cache: a folder for features of pictures.
+        fraction: share of the behaviour pairs, or of the baskets, that is used.
+        cutoff: a day; pairs of that day and later are left out.
+        device: of the model.
+    """
 
     data_sets: Sequence[DataSet]
     pairs: Path | None = None
     cache: Path | None = None
     fraction: float = 1.0
+    cutoff: str | None = None
+    device: str = "cpu"
 
 
 class MoonRecipe:
@@ -67,15 +80,20 @@ class MoonRecipe:
         self.pictures: Pictures = self._see(self.corpus, plain=False)
         train = self.corpus
         enriched = enrich_corpus(train.items) if config.switches.enrichment else None
-        self.sources = Sources(train, self.pictures, self.tokenizer, behaviour, enriched)
+        self.drawn_from = Sources(train, self.pictures, self.tokenizer, behaviour, enriched)
         self.probe = Probe(val, Forms(self.model, self._see(val, plain=True)), self.tokenizer, config.seed)
         self._centre(self.model)
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """As `Recipe`."""
+        return [FREQUENCIES, *([WEIGHTS] if self.config.model.backbone == "lite0" else [])]
 
     def untrained_model(self) -> Moon:
         """As `Recipe`."""
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            model = Moon(self.config.model, experts=self.config.switches.experts).eval()
+            model = Moon(self.config.model, experts=self.config.switches.experts).eval().to(self.inputs.device)
         if hasattr(self, "pictures"):
             self._centre(model)
         return model
@@ -83,11 +101,11 @@ class MoonRecipe:
     def stages(self) -> Iterator[tuple[str, Stage[Any], int]]:
         """As `Recipe`."""
         config = self.config
-        yield "pretrain", MoonStage("pretrain", self.model, self.sources, config, self.probe), config.pretrain.steps
-        if config.switches.post_training and self.sources.behaviour is not None and config.post.steps:
-            post = self._purchases(self.sources.behaviour)
+        yield "pretrain", MoonStage("pretrain", self.model, self.drawn_from, config, self.probe), config.pretrain.steps
+        if config.switches.post_training and self.drawn_from.behaviour is not None and config.post.steps:
+            post = self._purchases(self.drawn_from.behaviour)
             if len(post) > 1:
-                sources = Sources(self.corpus, self.pictures, self.tokenizer, post, self.sources.enriched)
+                sources = Sources(self.corpus, self.pictures, self.tokenizer, post, self.drawn_from.enriched)
                 yield "post", MoonStage("post", self.model, sources, config, self.probe), config.post.steps
 
     def _see(self, corpus: Corpus, *, plain: bool) -> Pictures:
@@ -97,7 +115,7 @@ class MoonRecipe:
     def _centre(self, model: Moon) -> None:
         rows = np.arange(min(len(self.pictures), 4096))
         if len(rows) > 1 and not self.config.model.train_backbone:
-            model.image.centre(self.pictures.take(rows, None))
+            model.image.centre(self.pictures.take(rows, None).to(self.inputs.device))
 
     def _behaviour(self) -> Behaviour | None:
         corpus = self.corpus
@@ -106,13 +124,16 @@ class MoonRecipe:
             # Searched pictures belong to no item; they lie behind those of the items.
             self.corpus = replace(corpus, pictures=(*corpus.pictures, *pictures))
             return pairs
-        return None if corpus.baskets is None else BasketPairs(corpus.baskets, len(corpus), corpus.category)
+        if corpus.baskets is None:
+            return None
+        random = np.random.default_rng((self.config.seed, 5))
+        return BasketPairs(share_of(corpus.baskets, self.inputs.fraction, random), len(corpus), corpus.category)
 
     def _purchases(self, behaviour: Behaviour) -> ListedPairs:
         """Purchase pairs, cleaned with the model as pretraining left it."""
         drawn = behaviour.draw(min(POST_PAIRS, 4 * len(behaviour)), np.random.default_rng((self.config.seed, 3)))
         pairs = ListedPairs(drawn)
-        sampler = Sampler(self.sources, self.config.post, seed=self.config.seed, stage=2)
+        sampler = Sampler(self.drawn_from, self.config.post, seed=self.config.seed, stage=2)
         cosines = np.concatenate([self._cosines(sampler, pairs, at) for at in range(0, len(pairs), _BLOCK)])
         cosines[~speaking([self._query(drawn, at) for at in range(len(pairs))])] = np.nan
         kept = keep_hard(drawn.item, cosines, per_item=PER_ITEM)
@@ -127,8 +148,10 @@ class MoonRecipe:
         rows = np.arange(start, min(start + _BLOCK, len(pairs)))
         forms = Forms(self.model.eval(), self.pictures)
         with torch.no_grad():
-            batch = sampler.pair_batch(pairs.take(rows), np.random.default_rng((self.config.seed, 4, start)))
-            found: np.ndarray[Any, np.dtype[np.float32]] = (forms.mixed(batch.query) * forms.mixed(batch.positive)).sum(1).numpy()
+            drawn = sampler.pair_batch(pairs.take(rows), np.random.default_rng((self.config.seed, 4, start)))
+            batch = moved(drawn, torch.device(self.inputs.device))
+            cosines = (forms.mixed(batch.query) * forms.mixed(batch.positive)).sum(dim=1)
+        found: np.ndarray[Any, np.dtype[np.float32]] = cosines.cpu().numpy()
         return found
 
 
@@ -155,6 +178,9 @@ def listed(
     chosen = np.sort(np.concatenate([pairs.of_kind(kind) for kind in wanted]))
     if inputs.fraction < 1.0:
         chosen = chosen[np.random.default_rng((config.seed, 5)).random(len(chosen)) < inputs.fraction]
+    if inputs.cutoff is not None:
+        # Content has no time, and its mark lies before every day.
+        chosen = chosen[pairs.time_us[chosen] < np.datetime64(inputs.cutoff, "us").astype(np.int64)]
     pictures = [_find_picture(inputs.data_sets, name.as_py()) for name in pairs.images]
     lost = np.array([picture is None for picture in pictures] + [False])
     found = chosen[~lost[pairs.query_image[chosen]]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from encoders.enrich import Composer, Described, TextEnricher, enrich
 from encoders.item import Item
 from encoders.tokenizer import Tokenizer
 from encoders.wording import vary_title
+
+PartT = TypeVar("PartT")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +28,17 @@ class Texts:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def moved(part: PartT, device: torch.device) -> PartT:
+    """The same with every tensor on `device`, however deep it lies in data classes and tuples."""
+    if isinstance(part, Tensor):
+        return part.to(device)
+    if isinstance(part, tuple):
+        return tuple(moved(each, device) for each in part)  # type: ignore[return-value]
+    if not is_dataclass(part) or isinstance(part, type) or device.type == "cpu":
+        return part
+    return replace(part, **{f.name: moved(getattr(part, f.name), device) for f in fields(part)})
 
 
 def tokens_of(tokenizer: Tokenizer, items: Sequence[Item]) -> Texts:
