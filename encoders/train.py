@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--set",
         nargs="+",
+        action="extend",
         default=[],
         metavar="KEY=VALUE",
         help="other settings, e.g. switches.experts=false pretrain.steps=50 seed=3",

@@ -110,9 +110,11 @@ class MoonStage:
         """As `Stage`."""
         text, config = self.model.text, self.config
         decay = config.weight_decay
-        heads = [p for n, p in self.model.named_parameters() if not n.startswith((_BACKBONE, "text."))]
+        heads = [p for n, p in self.model.image.named_parameters() if not n.startswith("backbone.")]
         groups: list[dict[str, Any]] = [
             {"params": heads, "lr": config.head_rate, "weight_decay": decay},
+            # It stands between every text and its vector: what it learns from few texts must not outrun the towers.
+            {"params": list(self.model.fusion.parameters()), "lr": config.fusion_rate, "weight_decay": decay},
             # Decay would shrink the rows of words that training never met, and those must go on working.
             {"params": [text.table], "lr": config.table_rate, "weight_decay": 0.0},
             {"params": [text.log_kind, text.field], "lr": config.term_rate, "weight_decay": 0.0},
