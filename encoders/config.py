@@ -84,6 +84,7 @@ class StageConfig:
     Args:
         steps: optimiser steps; the learning rate warms up over the first twentieth and falls to zero along a cosine.
         photos, illustrated, titles, behaviour: rows of each kind of pair in a step.
+        made_up: made-up titles in a step, whose vectors stay as they began: few texts must not unlearn all others.
         head_rate, fusion_rate, backbone_rate, table_rate, term_rate: peak learning rates.
         temperature, text_temperature, label_temperature, behaviour_temperature: InfoNCE divides cosines by them.
         queue_size: negatives kept per modality form; momentum: of the key encoder, ``k = m k + (1 - m) q``.
@@ -96,6 +97,7 @@ class StageConfig:
     illustrated: int = 48
     titles: int = 192
     behaviour: int = 128
+    made_up: int = 128
     head_rate: float = 2e-3
     fusion_rate: float = 4e-4
     backbone_rate: float = 2e-4

@@ -84,16 +84,16 @@ class WeightConfig:
         fall, span: a word at place k of its text weighs ``1 - fall * min(k / span, 1)``: names come first, the shop's last.
     """
 
-    ceiling: float = 8.0
+    ceiling: float = 10.5
     floor: float = 0.3
-    word_power: float = 0.7
-    gram_power: float = 0.65
+    word_power: float = 0.8
+    gram_power: float = 0.55
     gram_share: float = 1.8
-    gram_length: float = 0.25
-    bigram_share: float = 0.5
+    gram_length: float = 0.2
+    bigram_share: float = 0.55
     number_boost: float = 1.4
     number_zipf: tuple[float, ...] = (5.5, 5.0, 4.5, 4.0, 2.0, 1.0)
-    fall: float = 0.4
+    fall: float = 0.45
     span: float = 12.0
 
     def __post_init__(self) -> None:

@@ -15,10 +15,10 @@ from encoders.towers import Moon
 from encoders.training.debias import align_rare
 from encoders.training.forms import Forms
 from encoders.training.momentum import MomentumCopy
-from encoders.training.objectives import Setting, item_losses, pair_losses, photo_losses, title_losses
+from encoders.training.objectives import Setting, item_losses, keep_loss, pair_losses, photo_losses, title_losses
 from encoders.training.queue import Keys, NegativeQueue
 from encoders.training.sampler import Batch, PairBatch, Sampler, Sources
-from encoders.training.texts import moved, titles_of
+from encoders.training.texts import Texts, moved, titles_of
 from moontide.errors import Misconfigured
 
 QUEUES: Final = ("photos", "items", "titles", "pairs")
@@ -75,6 +75,8 @@ class MoonStage:
             found.update(photo_losses(batch.photos, self._names(), self._queue("photos"), setting))
         if batch.items is not None:
             found.update(item_losses(batch.items, self._queue("items"), setting))
+        if batch.made_up is not None and setting.weight("keep"):
+            found["keep"] = keep_loss(batch.made_up, self._start(batch.made_up), setting)
         for titles in batch.titles:
             for name, loss in title_losses(titles, self._queue("titles"), setting):
                 found[name] = found[name] + loss if name in found else loss
@@ -160,6 +162,11 @@ class MoonStage:
 
     def _queue(self, part: str) -> NegativeQueue | None:
         return self.queues.get(part)
+
+    def _start(self, texts: Texts) -> Tensor:
+        with torch.no_grad():
+            rows: Tensor = self.sources.first_text(texts.ids, texts.kinds, texts.weights)
+        return rows
 
     def _names(self) -> Tensor | None:
         names = self.sources.corpus.label_names

@@ -21,6 +21,7 @@ from encoders.training.filter import keep_pairs, margin_at, nearest_other
 from encoders.training.forms import Forms
 from encoders.training.queue import NegativeQueue, near
 from encoders.training.sampler import ItemBatch, PairBatch, PhotoBatch, TitleBatch
+from encoders.training.texts import Texts
 
 Losses = Iterator[tuple[str, Tensor]]
 
@@ -109,6 +110,11 @@ def title_losses(batch: TitleBatch, queue: NegativeQueue | None, s: Setting) -> 
     """A title finds another way to write it."""
     a, b = s.online.texts(batch.left), s.online.texts(batch.right)
     yield "text", s.weight("text") * _contrast(a, b, batch.rows, queue, s, s.config.text_temperature)
+
+
+def keep_loss(texts: Texts, start: Tensor, s: Setting) -> Tensor:
+    """Texts stay where they were before training: 1 - cosine with (B, D) `start`, the text tower's first vectors."""
+    return s.weight("keep") * s.mean(lambda v, w: (1.0 - (v * w).sum(dim=1)).mean(), s.online.texts(texts), start)
 
 
 def pair_losses(batch: PairBatch, queue: NegativeQueue | None, s: Setting) -> Losses:

@@ -13,10 +13,11 @@ from torch import Tensor
 from encoders.config import StageConfig
 from encoders.item import Item
 from encoders.tokenizer import Tokenizer
+from encoders.towers import TextTower
 from encoders.training.behaviour import Behaviour, Drawn
 from encoders.training.corpus import Corpus
 from encoders.training.pictures import Pictures
-from encoders.training.texts import Texts, drop_fields, titles_of, tokens_of, two_titles
+from encoders.training.texts import Texts, drop_fields, made_up_titles, titles_of, tokens_of, two_titles
 
 MIN_BATCH = 2
 
@@ -85,24 +86,26 @@ class PairBatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """One step's draws; a part is None where the data have nothing for it."""
+    """One step's draws; a part is None where the data have nothing for it. `made_up` are titles that belong to nothing."""
 
     step: int
     photos: PhotoBatch | None
     items: ItemBatch | None
     titles: tuple[TitleBatch, ...]
     pairs: PairBatch | None
+    made_up: Texts | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sources:
-    """What a stage draws from. `enriched` are texts of all items of the corpus, or None."""
+    """What a stage draws from. `enriched` are texts of all items or None, `first_text` the text tower before any training."""
 
     corpus: Corpus
     pictures: Pictures
     tokenizer: Tokenizer
     behaviour: Behaviour | None
     enriched: Sequence[str] | None
+    first_text: TextTower
 
 
 class Sampler:
@@ -117,6 +120,7 @@ class Sampler:
         # A photo with a title is learnt from with its title; a label alone is all that the others have.
         self.photo_rows = np.flatnonzero(~titled[owner])
         self.item_rows = np.flatnonzero(titled & pictured)
+        self.words = sorted({word for item in corpus.items if item.title for word in item.title.split()})
         plain = titled & ~pictured
         self.title_rows = [np.flatnonzero(plain & (corpus.data_set == at)) for at in np.unique(corpus.data_set[plain])]
 
@@ -129,6 +133,7 @@ class Sampler:
             self._items(random),
             tuple(batch for rows in self.title_rows if (batch := self._titles(rows, random)) is not None),
             self._pairs(random),
+            self._made_up(random),
         )
 
     def _photos(self, random: np.random.Generator) -> PhotoBatch | None:
@@ -165,6 +170,11 @@ class Sampler:
         left, right = zip(*pairs, strict=True)
         tokenizer = self.sources.tokenizer
         return TitleBatch(torch.from_numpy(chosen), titles_of(tokenizer, left), titles_of(tokenizer, right))
+
+    def _made_up(self, random: np.random.Generator) -> Texts | None:
+        if not self.words or not self.config.made_up:
+            return None
+        return titles_of(self.sources.tokenizer, made_up_titles(self.words, self.config.made_up, random))
 
     def _pairs(self, random: np.random.Generator) -> PairBatch | None:
         behaviour = self.sources.behaviour

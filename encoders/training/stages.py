@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -72,6 +73,7 @@ class MoonRecipe:
             height=config.model.side, width=config.model.side, core_crop=config.switches.core_crops
         )
         self.model = self.untrained_model()
+        self.first_text = copy.deepcopy(self.model.text).requires_grad_(False)
         readable = partial(is_readable, inputs.data_sets)
         self.corpus, val = (build_corpus(inputs.data_sets, split, readable) for split in ("train", "val"))
         if self.corpus.unreadable + val.unreadable:
@@ -80,7 +82,7 @@ class MoonRecipe:
         self.pictures: Pictures = self._see(self.corpus, plain=False)
         train = self.corpus
         enriched = enrich_corpus(train.items) if config.switches.enrichment else None
-        self.drawn_from = Sources(train, self.pictures, self.tokenizer, behaviour, enriched)
+        self.drawn_from = Sources(train, self.pictures, self.tokenizer, behaviour, enriched, self.first_text)
         self.probe = Probe(val, Forms(self.model, self._see(val, plain=True)), self.tokenizer, config.seed)
         self._centre(self.model)
 
@@ -105,7 +107,7 @@ class MoonRecipe:
         if config.switches.post_training and self.drawn_from.behaviour is not None and config.post.steps:
             post = self._purchases(self.drawn_from.behaviour)
             if len(post) > 1:
-                sources = Sources(self.corpus, self.pictures, self.tokenizer, post, self.drawn_from.enriched)
+                sources = Sources(self.corpus, self.pictures, self.tokenizer, post, self.drawn_from.enriched, self.first_text)
                 yield "post", MoonStage("post", self.model, sources, config, self.probe), config.post.steps
 
     def _see(self, corpus: Corpus, *, plain: bool) -> Pictures:

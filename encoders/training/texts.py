@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from encoders.tokenizer import Tokenizer
 from encoders.wording import vary_title
 
 PartT = TypeVar("PartT")
+_CODE: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +69,20 @@ def drop_fields(item: Item, random: np.random.Generator) -> Item:
         attributes=item.attributes if not keep_title or random.random() < 0.8 else None,
         description=item.description if random.random() < 0.4 else None,
     )
+
+
+def made_up_titles(words: Sequence[str], count: int, random: np.random.Generator) -> list[str]:
+    """Titles that nobody wrote: known words and made-up codes in any order, as the titles of other shops are to this model."""
+    found = []
+    for size in random.integers(2, 11, size=count):
+        known = random.random(size) < 0.5
+        parts = random.integers(len(words), size=size)
+        found.append(" ".join(words[at] if keep else _code(random) for at, keep in zip(parts, known, strict=True)))
+    return found
+
+
+def _code(random: np.random.Generator) -> str:
+    return "".join(_CODE[at] for at in random.integers(len(_CODE), size=int(random.integers(2, 9))))
 
 
 def two_titles(title: str, variants: Sequence[str], random: np.random.Generator) -> tuple[str, str]:
