@@ -26,6 +26,11 @@ class Grams:
     hashes: NDArray[np.uint64]
     word: NDArray[np.int64]
 
+    def of(self, chosen: NDArray[np.bool_]) -> Grams:
+        """Those of the words where `chosen` (by word) holds."""
+        kept = chosen[self.word]
+        return Grams(self.hashes[kept], self.word[kept])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Words:

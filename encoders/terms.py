@@ -81,20 +81,22 @@ class WeightConfig:
         bigram_share: of a pair of neighbouring words against its first word; 0: no bigrams.
         number_boost: of words with a digit: sizes, model numbers.
         number_zipf: Zipf frequency of a word of digits only, by its length; beyond the last it is rare.
+        gram_zipf: words commoner than this have no n-grams: in long texts they would cost most and say least.
         fall, span: a word at place k of its text weighs ``1 - fall * min(k / span, 1)``: names come first, the shop's last.
     """
 
-    ceiling: float = 10.5
+    ceiling: float = 9.5
     floor: float = 0.3
-    word_power: float = 0.8
-    gram_power: float = 0.55
-    gram_share: float = 1.8
+    word_power: float = 0.85
+    gram_power: float = 0.45
+    gram_share: float = 2.2
     gram_length: float = 0.2
-    bigram_share: float = 0.55
-    number_boost: float = 1.4
+    gram_zipf: float = 10.0
+    bigram_share: float = 0.8
+    number_boost: float = 1.5
     number_zipf: tuple[float, ...] = (5.5, 5.0, 4.5, 4.0, 2.0, 1.0)
-    fall: float = 0.45
-    span: float = 12.0
+    fall: float = 0.6
+    span: float = 14.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "number_zipf", tuple(self.number_zipf))
@@ -111,3 +113,9 @@ class WeightConfig:
     def place(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
         """(T,) factor of the place in the text, from 0."""
         return (1.0 - self.fall * np.minimum(places / self.span, 1.0)).astype(np.float32)
+
+
+#: Of descriptions: in sixty words two or three are names, and they say what the title says.
+DESCRIPTION_WEIGHTS: Final = WeightConfig(
+    word_power=2.2, gram_power=1.7, gram_share=1.8, gram_zipf=4.5, bigram_share=0.7, fall=0.0
+)

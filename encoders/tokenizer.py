@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,13 @@ class Kind(IntEnum):
     DESCRIPTION_WORD = 5
     TITLE_BIGRAM = 6
     ATTRIBUTE_BIGRAM = 7
+    DESCRIPTION_GRAM = 8
+    DESCRIPTION_BIGRAM = 9
+
+
+_TITLE: Final = (Kind.TITLE_WORD, Kind.TITLE_GRAM, Kind.TITLE_BIGRAM)
+_ATTRIBUTES: Final = (Kind.ATTRIBUTE_WORD, Kind.ATTRIBUTE_GRAM, Kind.ATTRIBUTE_BIGRAM)
+_DESCRIPTION: Final = (Kind.DESCRIPTION_WORD, Kind.DESCRIPTION_GRAM, Kind.DESCRIPTION_BIGRAM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,7 @@ class TokenizerConfig:
         grams: lengths of character n-grams; a word's boundary counts as one character.
         title_chars, attribute_chars, description_chars: how much of each field is read.
         weights: how features are weighed by a `TermTable`; None: every feature weighs 1, and none is left out.
+        description_weights: the same for descriptions; None: only words are read of them, and weighed by `weights`.
     """
 
     buckets: int = 32_768
@@ -52,11 +61,13 @@ class TokenizerConfig:
     attribute_chars: int = 300
     description_chars: int = 2_000
     weights: WeightConfig | None = None
+    description_weights: WeightConfig | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grams", tuple(self.grams))
-        if isinstance(self.weights, dict):
-            object.__setattr__(self, "weights", WeightConfig(**self.weights))
+        for name in ("weights", "description_weights"):
+            if isinstance(getattr(self, name), dict):
+                object.__setattr__(self, name, WeightConfig(**getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,17 +154,18 @@ class Tokenizer:
     def __call__(self, items: Sequence[Item]) -> Tokens:
         """Features of `items` in order; an item without letters or digits has none."""
         config = self.config
+        titles, described = config.weights, config.description_weights or config.weights
         fields = (
-            ([item.title for item in items], config.title_chars, (Kind.TITLE_WORD, Kind.TITLE_GRAM, Kind.TITLE_BIGRAM)),
-            (
-                [item.attributes for item in items],
-                config.attribute_chars,
-                (Kind.ATTRIBUTE_WORD, Kind.ATTRIBUTE_GRAM, Kind.ATTRIBUTE_BIGRAM),
-            ),
-            ([item.description for item in items], config.description_chars, (Kind.DESCRIPTION_WORD,)),
+            ([item.title for item in items], config.title_chars, _TITLE, titles),
+            ([item.attributes for item in items], config.attribute_chars, _ATTRIBUTES, titles),
+            ([item.description for item in items], config.description_chars, self._description_kinds, described),
         )
-        parts = [part for texts, limit, kinds in fields if any(texts) for part in self._field(texts, limit, kinds)]
+        parts = [part for texts, *how in fields if any(texts) for part in self._field(texts, *how)]
         return _merge(parts, len(items), weighted=config.weights is not None)
+
+    @property
+    def _description_kinds(self) -> tuple[Kind, ...]:
+        return _DESCRIPTION if self.config.description_weights is not None else _DESCRIPTION[:1]
 
     def fingerprints(self, texts: Sequence[str]) -> NDArray[np.uint32]:
         """(len(texts),) of the first word of each text; 0 for a text without one."""
@@ -163,16 +175,18 @@ class Tokenizer:
         found[rows] = words.fingerprints[first]
         return found
 
-    def _field(self, texts: Sequence[str | None], limit: int, kinds: tuple[Kind, ...]) -> list[Part]:
+    def _field(
+        self, texts: Sequence[str | None], limit: int, kinds: tuple[Kind, ...], weights: WeightConfig | None
+    ) -> list[Part]:
         words = read_words(texts, limit)
-        weigh = None if self.config.weights is None or self.terms is None else Weigher(self.config.weights, self.terms, words)
+        weigh = None if weights is None or self.terms is None else Weigher(weights, self.terms, words)
         parts = [Part(words.owners, self._bucket(words.hashes), kinds[0], None if weigh is None else weigh.words())]
         if len(kinds) == 1:
             return parts
         for size in self.config.grams:
-            grams = words.grams(size)
-            weights = None if weigh is None else weigh.grams(grams.word)
-            parts.append(Part(words.owners[grams.word], self._bucket(grams.hashes), kinds[1], weights))
+            grams = words.grams(size) if weigh is None else words.grams(size).of(weigh.has_grams)
+            said = None if weigh is None else weigh.grams(grams.word)
+            parts.append(Part(words.owners[grams.word], self._bucket(grams.hashes), kinds[1], said))
         if weigh is not None and weigh.config.bigram_share:
             first, pairs = words.bigrams()
             parts.append(Part(words.owners[first], self._bucket(pairs), kinds[2], weigh.bigrams(first)))

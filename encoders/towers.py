@@ -25,7 +25,7 @@ __all__ = ["Fusion", "ImageTower", "Moon", "TextTower", "unit"]
 FIELDS: Final = 3  # title, attributes, description
 _FIELD_OF_KIND: Final = {
     Kind.TITLE_WORD: 0, Kind.TITLE_GRAM: 0, Kind.TITLE_BIGRAM: 0, Kind.ATTRIBUTE_WORD: 1, Kind.ATTRIBUTE_GRAM: 1,
-    Kind.ATTRIBUTE_BIGRAM: 1, Kind.DESCRIPTION_WORD: 2,
+    Kind.ATTRIBUTE_BIGRAM: 1, Kind.DESCRIPTION_WORD: 2, Kind.DESCRIPTION_GRAM: 2, Kind.DESCRIPTION_BIGRAM: 2,
 }  # fmt: skip
 _FIELD_START: Final = (1.0, 0.6, 0.4)
 #: Shares of colour and texture beside what the backbone saw, at the start.

@@ -10,7 +10,11 @@ from encoders.terms import TermTable, WeightConfig
 
 
 class Weigher:
-    """Weights of the features of one field over a batch."""
+    """Weights of the features of one field over a batch.
+
+    Attributes:
+        has_grams: (T,) words that are not too common for n-grams.
+    """
 
     def __init__(self, config: WeightConfig, terms: TermTable, words: Words) -> None:
         self.config = config
@@ -18,6 +22,7 @@ class Weigher:
         digits = words.digits
         zipf = np.where(digits == self.lengths, config.numbers(self.lengths), terms.look_up(words.fingerprints))
         self.base = config.base(zipf)
+        self.has_grams = zipf <= config.gram_zipf
         first = np.searchsorted(words.owners, words.owners, side="left")
         place = config.place(np.arange(len(words.owners)) - first)
         self.form = place * np.where(digits > 0, np.float32(config.number_boost), np.float32(1.0))

@@ -16,7 +16,7 @@ from encoders.artifact import Preprocessing
 from encoders.backbones.lite import SOURCE as WEIGHTS
 from encoders.config import EncoderConfig
 from encoders.data import DataSet
-from encoders.terms import WeightConfig
+from encoders.terms import DESCRIPTION_WEIGHTS, WeightConfig
 from encoders.tokenizer import Tokenizer, TokenizerConfig
 from encoders.towers import Moon
 from encoders.training.behaviour import BasketPairs, Behaviour, Drawn, ListedPairs, share_of
@@ -68,7 +68,10 @@ class MoonRecipe:
     def __init__(self, config: EncoderConfig, inputs: Inputs, say: Callable[[str], None]) -> None:
         """Use `build`."""
         self.config, self.inputs, self.say = config, inputs, say
-        self.tokenizer = Tokenizer(TokenizerConfig(buckets=config.model.buckets, weights=WeightConfig()), build_term_table())
+        shape = TokenizerConfig(
+            buckets=config.model.buckets, weights=WeightConfig(), description_weights=DESCRIPTION_WEIGHTS, description_chars=1000
+        )
+        self.tokenizer = Tokenizer(shape, build_term_table())
         self.preprocessing = Preprocessing(
             height=config.model.side, width=config.model.side, core_crop=config.switches.core_crops
         )

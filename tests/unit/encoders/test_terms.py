@@ -71,7 +71,7 @@ def test_the_first_place_of_a_word_counts_and_a_word_said_twice_counts_once() ->
 def test_words_with_digits_are_lifted_and_short_plain_numbers_are_common() -> None:
     tokenizer = weighted({}, fall=0.0)
     code, word, year, number = words_of(tokenizer, "x100 teapot 2007 9834712")
-    assert code == pytest.approx(1.4 * word, rel=1e-5)
+    assert code == pytest.approx(WeightConfig().number_boost * word, rel=1e-5)
     assert year < word < number
 
 
