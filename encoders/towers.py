@@ -27,6 +27,7 @@ _FIELD_OF_KIND: Final = {
     Kind.TITLE_WORD: 0, Kind.TITLE_GRAM: 0, Kind.TITLE_BIGRAM: 0, Kind.ATTRIBUTE_WORD: 1, Kind.ATTRIBUTE_GRAM: 1,
     Kind.ATTRIBUTE_BIGRAM: 1, Kind.DESCRIPTION_WORD: 2, Kind.DESCRIPTION_GRAM: 2, Kind.DESCRIPTION_BIGRAM: 2,
 }  # fmt: skip
+_LEARNING: Final = frozenset({Kind.TITLE_WORD, Kind.ATTRIBUTE_WORD, Kind.DESCRIPTION_WORD})
 _FIELD_START: Final = (1.0, 0.6, 0.4)
 #: Shares of colour and texture beside what the backbone saw, at the start.
 _COLOUR_START: Final = 0.5
@@ -102,10 +103,21 @@ class TextTower(nn.Module):
         for kind, field in _FIELD_OF_KIND.items():
             owners[kind, field] = 1.0
         self.register_buffer("owners", owners)
+        self.register_buffer("learns", torch.tensor([kind in _LEARNING for kind in Kind]))
 
     def forward(self, ids: Tensor, kinds: Tensor, weights: Tensor) -> Tensor:
         """(B, L) buckets and kinds, int64, and (B, L) weights -> (B, D) unit rows; zero where every feature is padding."""
-        return self.pool(functional.embedding(ids, self.table), weights[:, :, None], kinds)
+        rows = functional.embedding(ids, self.table)
+        if self.training_rows:
+            # Only words learn. There are more n-grams and word pairs than rows: if they learnt too, every row would move, and
+            # with it words that training never met.
+            rows = torch.where(self.get_buffer("learns")[kinds][:, :, None], rows, rows.detach())
+        return self.pool(rows, weights[:, :, None], kinds)
+
+    @property
+    def training_rows(self) -> bool:
+        """Whether a gradient of the table will be asked for."""
+        return self.table.requires_grad and torch.is_grad_enabled()
 
     def pool(self, rows: Tensor, weights: Tensor, kinds: Tensor) -> Tensor:
         """(B, L, D) table rows, (B, L, 1) weights, (B, L) kinds -> (B, D)."""
