@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.training.corpus import UNKNOWN
+from encoders.training.debias import ClassPools
 from encoders.transactions import Baskets
 
 _SMOOTH: Final = 1e-6
+#: Of negatives drawn for click pairs, how many are of the clicked item's class.
+CLASS_SHARE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,10 +89,16 @@ class BasketPairs:
 
 
 class ListedPairs:
-    """Pairs of a file, drawn by their weights."""
+    """Pairs of a file, drawn by their weights.
 
-    def __init__(self, pairs: Drawn) -> None:
-        self.pairs = pairs
+    Args:
+        pairs: as they were read.
+        pools: where pairs without a hard negative get one, half of the time of the bought item's class (class-aware negatives
+            of click-supervised pairs, arXiv 2205.04168); None: they have none.
+    """
+
+    def __init__(self, pairs: Drawn, pools: ClassPools | None = None) -> None:
+        self.pairs, self.pools = pairs, pools
         weights = np.maximum(pairs.weight.astype(np.float64), 0.0)
         self.reach = np.cumsum(weights) / max(weights.sum(), _SMOOTH)
 
@@ -99,7 +108,11 @@ class ListedPairs:
     def draw(self, count: int, random: np.random.Generator) -> Drawn:
         """As `Behaviour`."""
         rows = np.minimum(np.searchsorted(self.reach, random.random(count), side="right"), len(self) - 1)
-        return self.take(rows, weight=np.ones(count, np.float32))
+        drawn = self.take(rows, weight=np.ones(count, np.float32))
+        if self.pools is None:
+            return drawn
+        others = self.pools.draw(drawn.item, CLASS_SHARE, random)
+        return replace(drawn, negative=np.where(drawn.negative >= 0, drawn.negative, others))
 
     def take(self, rows: NDArray[np.int64], weight: NDArray[np.float32] | None = None) -> Drawn:
         """These pairs."""

@@ -23,6 +23,7 @@ from encoders.training.behaviour import BasketPairs, Behaviour, Drawn, ListedPai
 from encoders.training.cleaning import keep_hard, speaking
 from encoders.training.contract import Stage
 from encoders.training.corpus import Corpus, Picture, build_corpus
+from encoders.training.debias import ClassPools
 from encoders.training.forms import Forms
 from encoders.training.frequencies import SOURCE as FREQUENCIES
 from encoders.training.frequencies import build_term_table
@@ -198,18 +199,18 @@ def listed(
     picture_of = np.append(np.cumsum(~lost[:-1]) - 1 + len(corpus.pictures), -1)
     texts = [pairs.texts[int(row)].as_py() if row >= 0 else None for row in pairs.query_text]
     days = np.where(pairs.time_us == NO_TIME, np.nan, pairs.time_us / 86_400e6)
-    return ListedPairs(
-        Drawn(
-            rows_of[pairs.query_item],
-            picture_of[pairs.query_image],
-            texts,
-            rows_of[pairs.item],
-            rows_of[pairs.negative],
-            pairs.log_q,
-            pairs.weight,
-            days,
-        )  # fmt: skip
-    ), seen
+    pools = ClassPools(corpus.category, corpus.product) if config.switches.clicks else None
+    drawn = Drawn(
+        rows_of[pairs.query_item],
+        picture_of[pairs.query_image],
+        texts,
+        rows_of[pairs.item],
+        rows_of[pairs.negative],
+        pairs.log_q,
+        pairs.weight,
+        days,
+    )
+    return ListedPairs(drawn, pools), seen
 
 
 def _find_picture(data_sets: Sequence[DataSet], name: str) -> Picture | None:
