@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from encoders.images import ImageLoader, decode
 from encoders.item import Item
+from encoders.seen import key_of, sample_of
 from encoders.sources import SOURCES
 from encoders.tables import ALIASES, ATTRIBUTE_COLUMNS, column, read_text_table
 from encoders.transactions import BASKET_SIZES, Baskets, baskets, read_log, title_variants
@@ -51,7 +52,8 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A folder's content. `variants` are (row, other title) pairs of one item; `source` names licence and attribution.
+    """A folder's content. `variants` are (row, other title) pairs of one item; `source` names licence and attribution, and keeps
+    a `sample` of the items' hashes (`encoders.seen`).
 
     `skipped` counts the rows left out, by reason.
     """
@@ -110,8 +112,9 @@ def read_data_set(folder: Path, *, cutoff: str | None, licensed: bool = True) ->
     log = read_log(folder, cutoff)
     if log is not None and cutoff is not None:
         table = table[table[_name_of(table, "item_id")].isin(set(log["item_id"]))]
-    source = _source(folder, licensed=licensed)
     examples = tuple(_examples(table, folder))
+    source = _source(folder, licensed=licensed)
+    source["sample"] = sample_of(key_of(example.item, example.label) for example in examples)
     if log is None:
         return DataSet(folder, examples, (), None, source, skipped)
     rows = {example.item.item_id: row for row, example in enumerate(examples)}
@@ -127,7 +130,9 @@ def _sound_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, Mapping[str, int]]:
     """Rows that are products with an id of their own, and how many others there are of each kind."""
     skipped: Counter[str] = Counter()
     if "is_product" in table:
-        table = table[table["is_product"].str.lower().isin(("true", "1"))]
+        product = table["is_product"].str.strip().str.lower().isin(("true", "1"))
+        skipped["not_a_product"] = int((~product).sum())
+        table = table[product]
     ids = table[_name_of(table, "item_id")].str.strip()
     skipped["no_item_id"] = int((ids == "").sum())
     table, ids = table[ids != ""], ids[ids != ""]
@@ -142,11 +147,11 @@ def _examples(table: pd.DataFrame, folder: Path) -> Iterator[Example]:
     attributes = [name for name in ATTRIBUTE_COLUMNS if name in table]
     values = table[attributes].to_dict("records") if attributes else [{}] * len(table)
     whole = table["attributes"].tolist() if "attributes" in table else None
-    default = _default_images(folder) if columns["images"] is None else {}
+    default = _default_images(folder)
     for row, item_id in enumerate(lists["item_id"]):
         title, description = lists["title"][row].strip() or None, lists["description"][row].strip() or None
         images = tuple(part.strip() for part in lists["images"][row].split(";") if part.strip())
-        if item_id in default:
+        if not images and item_id in default:
             images = (default[item_id],)
         group = lists["group"][row] or _VARIANT.sub("", item_id)
         known = {name: value for name, value in values[row].items() if value}
@@ -157,11 +162,12 @@ def _examples(table: pd.DataFrame, folder: Path) -> Iterator[Example]:
 
 
 def _default_images(folder: Path) -> dict[str, str]:
-    """``images/<item_id>.jpg`` and the like, by item id."""
+    """``images/<item_id>.jpg`` and the like, by item id; an id with a slash is in a folder below."""
     place = folder / "images"
     if not place.is_dir():
         return {}
-    found = sorted(path.name for path in place.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = (path.relative_to(place).as_posix() for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(paths)
     return {name.rpartition(".")[0]: f"images/{name}" for name in found}
 
 

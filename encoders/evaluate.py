@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from encoders.artifact import Manifest
 from encoders.data import DataSet
-from encoders.evaluation.measured import MeasuredData, Say, measure
+from encoders.evaluation.measured import MAJORITY, MeasuredData, Say, measure
 from encoders.evaluation.measures import CONFIDENCE, DRAWS, SEED, run
-from encoders.evaluation.methods import baselines, own_methods
+from encoders.evaluation.methods import baselines, own_methods, require_columns
 from encoders.evaluation.output import as_json, as_table, write_json
 from encoders.evaluation.tasks import Task
-from encoders.evaluation.tasks_build import SPLITS, Built, build, build_folder
+from encoders.evaluation.tasks_build import SPLITS, Built, build, build_opened, open_data
+from encoders.evaluation.tasks_pairs import TitlePairs
 from encoders.evaluation.untrained import UNTRAINED, with_untrained
 from encoders.evaluation.vectors import ByCodes, Vectors
 from encoders.runtime import Encoder
-from moontide.errors import MoontideError
+from encoders.seen import key_of, share_seen
+from moontide.errors import Misconfigured, MoontideError
+
+#: A smaller share of a folder's items is chance, or a few that two shops have in common.
+LEAST_SEEN: Final = 0.05
 
 
 def evaluate(
@@ -39,13 +46,40 @@ def evaluate_tasks(encoder: Encoder, tasks: Sequence[Task]) -> dict[str, dict[st
     return {task.name: {**run(task, method), "queries": float(len(task.queries))} for task in tasks}
 
 
-def split_for(folder: Path, asked: str, manifest: Manifest) -> str:
-    """`asked`; for ``auto`` ``test`` where the encoder was trained on a data set of this name, else ``all``."""
+class Split(NamedTuple):
+    """What is measured, and why."""
+
+    split: str
+    reason: str
+
+
+def choose_split(data: DataSet | TitlePairs, asked: str, manifest: Manifest) -> Split:
+    """`asked`; for ``auto`` ``test`` of a folder whose items the encoder was trained on, else ``all``.
+
+    The manifest's sample of a training set of this name decides, without one the name alone. The split hangs on the name, so that
+    training data under another name cannot be parted: it is measured whole, and said to be what it is.
+    """
     if asked != "auto":
-        return asked
-    trained = {str(entry.get("name")) for entry in manifest.provenance.get("data", ())}
-    name = folder.absolute().name if folder.is_dir() else folder.absolute().parent.name
-    return "test" if name in trained else "all"
+        return Split(asked, "asked for")
+    if not isinstance(data, DataSet):
+        return Split("all", "no encoder is trained on files of title pairs")
+    keys = [key_of(example.item, example.label) for example in data.examples]
+    other = ""
+    for entry in manifest.provenance.get("data", ()):
+        name, sample = str(entry.get("name")), entry.get("sample")
+        share = share_seen(keys, sample) if sample else None
+        if name == data.name and share is None:
+            return Split("test", "the encoder was trained on a data set of this name; if this is other data, use --split all")
+        seen = share is not None and share >= LEAST_SEEN
+        if seen and name == data.name:
+            return Split("test", f"about {100 * (share or 0.0):.0f} % of its items are the encoder's training data {name}")
+        if seen:
+            other = (
+                f"about {100 * (share or 0.0):.0f} % of its items are the encoder's training data {name}: these figures flatter"
+            )
+        elif name == data.name:
+            other = other or f"none of its items, or hardly any, are those of the training data {name}"
+    return Split("all", other or "not the encoder's training data, as far as its manifest says")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,13 +122,17 @@ def _run(arguments: argparse.Namespace, say: Say) -> int:
     vectors = Vectors(encoder)
     own = own_methods(vectors, arguments.dims)
     methods = [*own, *baselines(arguments.baselines, threads=arguments.threads, say=say)]
+    listed = [method.name for method in methods]
+    require_columns([MAJORITY, *listed])
+    _make_places(arguments)
     found: list[MeasuredData] = []
     for folder in arguments.data:
-        split = split_for(folder, arguments.split, encoder.artifact.manifest)
-        built = build_folder(folder, split=split, queries=arguments.queries)
+        data = open_data(folder)
+        split, reason = choose_split(data, arguments.split, encoder.artifact.manifest)
+        built = replace(build_opened(data, split=split, queries=arguments.queries), reason=reason)
+        say(f"{built.name} [{split}]: {reason}")
         _say_what_is_missing(built, say)
         found.append(with_untrained(measure(built, vectors, methods, say=say), encoder.artifact.manifest.metrics))
-    listed = [method.name for method in methods]
     names = tuple(dict.fromkeys([*listed[: len(own)], UNTRAINED, *listed[len(own) :]]))
     print(as_table(found, names))  # noqa: T201
     if arguments.json:
@@ -105,6 +143,24 @@ def _run(arguments: argparse.Namespace, say: Say) -> int:
 
         say(f"report: {write_report(arguments.report, found, Subject(vectors, names))}")
     return 0
+
+
+def _make_places(arguments: argparse.Namespace) -> None:
+    """Folders of the results, before minutes are spent on them.
+
+    Raises:
+        Misconfigured: one cannot be made or written.
+    """
+    for flag, folder in (("--json", arguments.json and arguments.json.parent), ("--report", arguments.report)):
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Misconfigured(f"{flag} {folder}: expected a place to write to, got {error.strerror}; name another") from error
+        if folder is not None and not os.access(folder, os.W_OK):
+            raise Misconfigured(f"{flag} {folder}: expected a folder that can be written; name another")
+    if arguments.json and arguments.json.is_dir():
+        raise Misconfigured(f"--json {arguments.json}: expected a file, got a folder; name a file in it")
 
 
 def _say_what_is_missing(built: Built, say: Say) -> None:

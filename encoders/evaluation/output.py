@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from encoders.evaluation.measured import MAJORITY, MeasuredData, MeasuredTask
 from encoders.evaluation.measures import Figure
+from encoders.evaluation.untrained import UNTRAINED
 from encoders.runtime import Encoder
 
 FORMAT_VERSION: Final = 1
@@ -40,7 +41,11 @@ def as_table(found: Sequence[MeasuredData], methods: Sequence[str]) -> str:
     lines = [_line(task, measure, methods) for part in found for task in part.tasks for measure in task.figures]
     header = ["task", "measure", "queries", *(methods[:1]), "95 %", *methods[1:], MAJORITY, "int8 loss"]
     rows = [header, *lines]
-    used = [at for at in range(len(header)) if at < 5 or any(line[at] for line in lines)]
+    # A method that can answer nothing has its dashes; that training measured nothing of this kind is no news.
+    empty = {"", "-"}
+    used = [
+        at for at, name in enumerate(header) if at < 5 or {line[at] for line in lines} - (empty if name == UNTRAINED else {""})
+    ]
     widths = {at: max(len(row[at]) for row in rows) for at in used}
     text = [_padded(row, used, widths) for row in rows]
     text.insert(1, "-" * len(text[0]))
@@ -51,7 +56,8 @@ def notes(part: MeasuredData) -> list[str]:
     """What was left out, and how the vectors are."""
     counted = {"left out": part.built.skipped, "turned away by the encoder": part.rejected,
                "queries without a right answer": part.built.unasked}  # fmt: skip
-    lines = [f"{part.built.name} [{part.built.split}]: {len(part.tasks)} tasks"]
+    reason = f" ({part.built.reason})" if part.built.reason else ""
+    lines = [f"{part.built.name} [{part.built.split}]{reason}: {len(part.tasks)} tasks"]
     lines += [f"  {name}: {_counts(counts)}" for name, counts in counted.items() if counts]
     for form, figures in part.health.items():
         lines.append(f"  vectors ({form}): " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
@@ -63,6 +69,7 @@ def _data(part: MeasuredData) -> dict[str, Any]:
     return {
         "name": built.name,
         "split": built.split,
+        "split_reason": built.reason,
         "skipped": dict(built.skipped),
         "rejected": dict(part.rejected),
         "without_answer": dict(built.unasked),

@@ -14,7 +14,7 @@ from encoders.data import DataSet, Example, read_data_set
 from encoders.evaluation.tasks import Task
 from encoders.evaluation.tasks_images import image_tasks
 from encoders.evaluation.tasks_mixed import mixed_tasks
-from encoders.evaluation.tasks_pairs import FILES, pair_tasks, pairs_file, read_pairs
+from encoders.evaluation.tasks_pairs import FILES, TitlePairs, pair_tasks, pairs_file, read_pairs
 from encoders.evaluation.tasks_text import text_tasks
 from encoders.evaluation.tasks_values import value_tasks
 from encoders.images import ImageLoader, decode
@@ -31,7 +31,8 @@ class Built:
     """Tasks of one data set.
 
     `examples` are its items in the split, for vector health; `skipped` counts what was left out, by reason;
-    `unasked` the queries of each task that have no right answer, among them every task that has no query left.
+    `unasked` the queries of each task that have no right answer, among them every task that has no query left; `reason` says
+    why this split.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Built:
     examples: tuple[Example, ...]
     skipped: Mapping[str, int]
     unasked: Mapping[str, int]
+    reason: str = ""
 
 
 def build_folder(path: Path, *, split: str, queries: int | None = None) -> Built:
@@ -49,15 +51,31 @@ def build_folder(path: Path, *, split: str, queries: int | None = None) -> Built
     Raises:
         Misconfigured: neither, or a file that cannot be read.
     """
+    return build_opened(open_data(path), split=split, queries=queries)
+
+
+def open_data(path: Path) -> DataSet | TitlePairs:
+    """What `build_folder` reads. A pairs file beside an items.csv is left out, and counted.
+
+    Raises:
+        Misconfigured: as `build_folder`.
+    """
     found = pairs_file(path)
-    if found is not None and not (path / "items.csv").is_file():
-        pairs = read_pairs(found)
-        tasks, skipped = pair_tasks(pairs, split)
-        unique = {item.title: Example(item, "", None, ()) for task in tasks for item in task.gallery}
-        return _built(pairs.name, split, tasks, pairs.folder, list(unique.values()), skipped, queries)
-    if not (path / "items.csv").is_file():
+    if (path / "items.csv").is_file():
+        data = read_data_set(path, cutoff=None, licensed=False)
+        return data if found is None else replace(data, skipped={**data.skipped, f"{found.name} (measure it by its own path)": 1})
+    if found is None:
         raise Misconfigured(f"{path}: expected items.csv, {' or '.join(FILES)}; see docs/reference/evaluation.md")
-    return build(read_data_set(path, cutoff=None, licensed=False), split=split, queries=queries)
+    return read_pairs(found)
+
+
+def build_opened(data: DataSet | TitlePairs, *, split: str, queries: int | None = None) -> Built:
+    """Tasks of what `open_data` read."""
+    if isinstance(data, DataSet):
+        return build(data, split=split, queries=queries)
+    tasks, skipped = pair_tasks(data, split)
+    unique = {item.title: Example(item, "", None, ()) for task in tasks for item in task.gallery}
+    return _built(data.name, split, tasks, data.folder, list(unique.values()), skipped, queries)
 
 
 def build(data: DataSet, *, split: str, queries: int | None = None, values: bool = True) -> Built:
@@ -81,7 +99,10 @@ def build_tasks(data: DataSet, split: str) -> list[Task]:
 
 
 def sound_examples(data: DataSet, rows: set[int]) -> tuple[DataSet, Counter[str]]:
-    """The data set without pictures that cannot be read or that show one colour only, and without endless titles."""
+    """The data set without pictures that cannot be read or that show one colour only, and without endless titles.
+
+    A row keeps its place; one that had neither picture nor text from the start is counted as ``no_content``.
+    """
     skipped: Counter[str] = Counter(data.skipped)
     loader = ImageLoader(root=data.folder)
     examples = list(data.examples)
@@ -90,11 +111,12 @@ def sound_examples(data: DataSet, rows: set[int]) -> tuple[DataSet, Counter[str]
         faults = {name: _fault(loader, name) for name in example.images}
         skipped.update(fault for fault in faults.values() if fault)
         item = example.item
+        skipped["no_content"] += not example.images and not item.has_text
         if item.title and len(item.title) > TITLE_MAX_CHARS:
             skipped["title_too_long"] += 1
             item = replace(item, title=None)
         examples[row] = replace(example, item=item, images=tuple(name for name, fault in faults.items() if not fault))
-    return replace(data, examples=tuple(examples)), skipped
+    return replace(data, examples=tuple(examples)), +skipped
 
 
 def _fault(loader: ImageLoader, name: str) -> str | None:

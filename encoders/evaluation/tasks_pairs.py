@@ -18,6 +18,7 @@ from moontide.errors import Misconfigured
 
 FILES: Final = ("pairs.csv", "pairs.parquet")
 COLUMNS: Final = ("title_left", "title_right", "label")
+_WORDS: Final = {"true": 1, "yes": 1, "false": 0, "no": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,14 @@ def read_pairs(path: Path) -> TitlePairs:
     Raises:
         Misconfigured: the file cannot be read, or a column is missing.
     """
+    path = path.absolute()
     table = read_text_table(path) if path.suffix == ".csv" else read_table(path)
     missing = [name for name in COLUMNS if name not in table]
     if missing:
-        raise Misconfigured(f"{path}: expected columns {list(COLUMNS)}, got none for {missing}")
+        raise Misconfigured(f"{path}: expected columns {list(COLUMNS)} divided by commas, got {list(table.columns)[:20]}")
     left, right = (table[name].fillna("").astype(str).str.split().str.join(" ") for name in COLUMNS[:2])
-    label = pd.to_numeric(table["label"], errors="coerce")
+    words = table["label"].astype(str).str.strip().str.lower()
+    label = pd.to_numeric(words.map(_WORDS).fillna(words), errors="coerce")
     source = table["source"].fillna("").astype(str) if "source" in table else pd.Series("", index=table.index)
     known = pd.DataFrame({"title_left": left, "title_right": right, "label": label == 1, "source": source})
     faults = {"no_title": (left == "") | (right == ""), "label_not_0_or_1": ~label.isin((0, 1))}

@@ -13,7 +13,7 @@ import pytest
 
 from encoders import Encoder, Item
 from encoders.data import read_data_set
-from encoders.evaluate import evaluate, main, split_for
+from encoders.evaluate import evaluate, main
 from encoders.evaluation.measures import run
 from encoders.evaluation.tasks import RECALLS, SameKey, Task, Truth
 from encoders.evaluation.tasks_build import build_folder
@@ -51,7 +51,7 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def test_the_command_writes_a_table_and_strict_json(
-    shop: Path, pairs: Path, artifact_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shop: Path, pairs: Path, artifact_path: Path, encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out" / "figures.json"
     arguments = [str(artifact_path), "--data", str(shop), str(pairs), "--dims", "32", "--threads", "1", "--json", str(out)]
@@ -61,9 +61,9 @@ def test_the_command_writes_a_table_and_strict_json(
     tasks = {task["name"]: task for part in body["data"] for task in part["tasks"]}
     assert {"shop/image_to_image", "shop/image_to_product", "shop/mm_to_mm", "pairs/title_to_title"} <= set(tasks)
     recall = tasks["pairs/title_to_title"]["measures"]["recall_at_10"]
-    assert list(recall) == ["moon_v1", "d32", "chance", "before"]
-    assert recall["moon_v1"] == recall["before"]
-    assert recall["moon_v1"]["low"] <= recall["moon_v1"]["value"] <= recall["moon_v1"]["high"]
+    assert list(recall) == [encoder.space.id, "d32", "chance", "before"]
+    assert recall[encoder.space.id] == recall["before"]
+    assert recall[encoder.space.id]["low"] <= recall[encoder.space.id]["value"] <= recall[encoder.space.id]["high"]
     assert tasks["pairs/title_to_title"]["queries"] == 40
     assert set(tasks["pairs/title_to_title"]["loss_by_int8"]) == set(tasks["pairs/title_to_title"]["measures"])
     assert body["data"][0]["health"]["both"]["count"] == 12
@@ -78,7 +78,7 @@ def test_the_command_writes_a_table_and_strict_json(
     ("wrong", "code", "message"),
     [
         (["--baselines", "magic"], 1, "magic"),
-        (["--dims", "128"], 1, "1 to 127"),
+        (["--dims", "9999"], 1, "1 to "),
         (["--data", "nowhere"], 1, "items.csv"),
         (["--queries", "0"], 2, "--queries"),
         (["--split", "dev"], 2, "--split"),
@@ -103,15 +103,6 @@ def test_a_folder_with_nothing_to_measure_says_so(
     (tmp_path / "items.csv").write_text("item_id,label\n1,a\n")
     assert main([str(artifact_path), "--data", str(tmp_path), "--threads", "1"]) == 0
     assert "nothing to measure" in capsys.readouterr().err
-
-
-def test_auto_measures_test_of_what_it_was_trained_on(encoder: Encoder, tmp_path: Path) -> None:
-    manifest = encoder.artifact.manifest
-    assert split_for(tmp_path / "luma", "auto", manifest) == "all", "not a folder: its parent is the data set"
-    for name, split in (("luma", "test"), ("other", "all")):
-        (tmp_path / name).mkdir()
-        assert split_for(tmp_path / name, "auto", manifest) == split
-    assert split_for(tmp_path / "luma", "val", manifest) == "val"
 
 
 def test_the_library_function_gives_means_and_queries(encoder: Encoder, shop: Path) -> None:
