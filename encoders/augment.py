@@ -26,6 +26,8 @@ def augment_images(pixels: Tensor, side: int, random: torch.Generator, *, streng
         (B, 3, side, side) float32 in 0..1.
     """
     count = len(pixels)
+    if not count:
+        return torch.zeros(0, 3, side, side)
     x = pixels.permute(0, 3, 1, 2).float() / 255.0
 
     def draw(low: float, high: float) -> Tensor:

@@ -44,6 +44,7 @@ def info_nce_queue(
     log_q: Tensor | None = None,
     queue_log_q: Tensor | None = None,
     allowed: Tensor | None = None,
+    barred: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE from queries to keys: row n of `q` belongs to row n of `k`; the other keys and the queue are negatives (SCL, MoCo).
 
@@ -52,7 +53,7 @@ def info_nce_queue(
         queue: (K, D) unit rows; K may be 0.
         same, queue_ids: (B,) and (K,) ids; a row is no negative of a query of its own id.
         log_q, queue_log_q: (B,) and (K,) log probabilities of drawing each row, taken off its logit.
-        allowed: (B, K) queue rows that are negatives of a query at all, e.g. `NegativeQueue.near`; None: all.
+        allowed, barred: (B, K) queue rows that are negatives of a query at all, and (B, B) other keys that are not; None: all.
 
     Raises:
         Misconfigured: the queue has rows, and ids or probabilities are given for one side only.
@@ -66,7 +67,7 @@ def info_nce_queue(
         batch = batch - log_q
         extra = extra if queue_log_q is None else extra - queue_log_q
     own, twins, others = _relations(q, queue, same, queue_ids)
-    batch = batch.masked_fill(twins & ~own, _NEVER)
+    batch = batch.masked_fill((twins if barred is None else twins | barred) & ~own, _NEVER)
     extra = extra.masked_fill(others if allowed is None else others | ~allowed, _NEVER)
     target = torch.arange(len(q), device=q.device)
     return functional.cross_entropy(torch.cat([batch, extra], dim=1), target)

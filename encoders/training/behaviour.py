@@ -50,6 +50,10 @@ class Behaviour(Protocol):
         """`count` pairs, with repetition."""
         ...
 
+    def bought(self, most: int, random: np.random.Generator) -> Drawn:
+        """At most `most` pairs of what was bought, each once."""
+        ...
+
 
 class BasketPairs:
     """Two different items of one basket, baskets drawn evenly, so that a wholesaler's order counts as one."""
@@ -66,7 +70,7 @@ class BasketPairs:
         return len(self.baskets.items)
 
     def draw(self, count: int, random: np.random.Generator) -> Drawn:
-        """As `Behaviour`; the hard negative is another item of the bought one's category, where it has one."""
+        """As `Behaviour`; the hard negative is a third item of the bought one's category, where it has one."""
         offsets = self.baskets.offsets
         chosen = random.integers(len(offsets) - 1, size=count)
         start, size = offsets[chosen], np.diff(offsets)[chosen]
@@ -74,17 +78,23 @@ class BasketPairs:
         second = (first + 1 + random.integers(size - 1)) % size
         query, item = self.baskets.items[start + first], self.baskets.items[start + second]
         return Drawn(
-            query, np.full(count, UNKNOWN), [None] * count, item, self._other(item, random), self.log_q[item],
+            query, np.full(count, UNKNOWN), [None] * count, item, self._other(query, item, random), self.log_q[item],
             np.ones(count, np.float32), np.full(count, np.nan),
         )  # fmt: skip
 
-    def _other(self, items: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+    def bought(self, most: int, random: np.random.Generator) -> Drawn:
+        """As `Behaviour`."""
+        drawn = self.draw(min(most, 4 * len(self)), random)
+        first = np.unique(np.stack([drawn.query_item, drawn.item]), axis=1, return_index=True)[1]
+        return ListedPairs(drawn).take(np.sort(first))
+
+    def _other(self, queries: NDArray[np.int64], items: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
         found = np.full(len(items), UNKNOWN)
-        for at, item in enumerate(items):
+        for at, (query, item) in enumerate(zip(queries, items, strict=True)):
             mates = self.members.get(int(self.categories[item]), np.zeros(0, np.int64))
-            if len(mates) > 1:
-                other = int(mates[random.integers(len(mates))])
-                found[at] = other if other != item else UNKNOWN
+            others = mates[(mates != item) & (mates != query)]
+            if len(others):
+                found[at] = others[random.integers(len(others))]
         return found
 
 
@@ -95,10 +105,12 @@ class ListedPairs:
         pairs: as they were read.
         pools: where pairs without a hard negative get one, half of the time of the bought item's class (class-aware negatives
             of click-supervised pairs, arXiv 2205.04168); None: they have none.
+        purchases: those of `pairs` that were bought, each once; None: all of them.
     """
 
-    def __init__(self, pairs: Drawn, pools: ClassPools | None = None) -> None:
+    def __init__(self, pairs: Drawn, pools: ClassPools | None = None, *, purchases: Drawn | None = None) -> None:
         self.pairs, self.pools = pairs, pools
+        self.purchases = pairs if purchases is None else purchases
         weights = np.maximum(pairs.weight.astype(np.float64), 0.0)
         self.reach = np.cumsum(weights) / max(weights.sum(), _SMOOTH)
 
@@ -112,7 +124,14 @@ class ListedPairs:
         if self.pools is None:
             return drawn
         others = self.pools.draw(drawn.item, CLASS_SHARE, random)
+        others[others == drawn.query_item] = UNKNOWN
         return replace(drawn, negative=np.where(drawn.negative >= 0, drawn.negative, others))
+
+    def bought(self, most: int, random: np.random.Generator) -> Drawn:
+        """As `Behaviour`."""
+        count = len(self.purchases.item)
+        rows = np.arange(count) if count <= most else np.sort(random.choice(count, size=most, replace=False))
+        return ListedPairs(self.purchases).take(rows)
 
     def take(self, rows: NDArray[np.int64], weight: NDArray[np.float32] | None = None) -> Drawn:
         """These pairs."""

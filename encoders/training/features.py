@@ -25,7 +25,7 @@ from torch import Tensor
 
 from encoders.augment import augment_images
 from encoders.crops import core_crop
-from encoders.images import decode
+from encoders.images import decode, decode_sizes
 from moontide.errors import Misconfigured, Transient
 from moontide.stores.offline_files import fsync
 
@@ -126,9 +126,12 @@ def _key(images: Sequence[Image], backbone: Frozen, views: Views) -> str:
 def _variants(image: Image, views: Views) -> Tensor:
     """(views.count, 3, S, S) float32 of one picture."""
     data, side = image if isinstance(image, bytes) else image(), views.side
-    plain = [decode(data, (side, side))]
     if views.crops:
-        plain.append(core_crop(decode(data, (2 * side, 2 * side)), (side, side)))
+        # Both of one decoding, as the runtime does: a JPEG decoded at another scale has other pixels.
+        whole_view, larger_view = decode_sizes(data, ((side, side), (2 * side, 2 * side)))
+        plain = [whole_view, core_crop(larger_view, (side, side))]
+    else:
+        plain = [decode(data, (side, side))]
     rows = [torch.from_numpy(np.stack(plain)).permute(0, 3, 1, 2).float() / 255.0]
     if views.views:
         seed = hashlib.blake2b(data, digest_size=7, key=str(views.seed).encode()).digest()

@@ -79,17 +79,19 @@ def keep_pairs(
 
 
 @torch.no_grad()
-def nearest_other(query: Tensor, positive: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_other(query: Tensor, positive: Tensor, same: Tensor, barred: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The hardest negative in a batch: for each query, the positive of another id that is nearest to it.
 
     Args:
         query, positive: (B, D) unit rows.
         same: (B,) ids of the positives.
+        barred: (B, B) positives that are no rivals of a query, e.g. the query itself; None: none.
 
     Returns:
         (B,) int64 rows of `positive`, and (B,) bool whether there is one; the row itself where there is none.
     """
     twins = same[:, None] == same[None, :]
+    twins = twins if barred is None else twins | barred
     there = ~twins.all(dim=1)
     if not len(query):
         return torch.zeros(0, dtype=torch.int64, device=query.device), there

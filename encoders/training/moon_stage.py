@@ -75,8 +75,6 @@ class MoonStage:
             found.update(photo_losses(batch.photos, self._names(), self._queue("photos"), setting))
         if batch.items is not None:
             found.update(item_losses(batch.items, self._queue("items"), setting))
-        if batch.made_up is not None and setting.weight("keep"):
-            found["keep"] = keep_loss(batch.made_up, self._start(batch.made_up), setting)
         for titles in batch.titles:
             for name, loss in title_losses(titles, self._queue("titles"), setting):
                 found[name] = found[name] + loss if name in found else loss
@@ -86,6 +84,8 @@ class MoonStage:
                 found["debias"] = setting.weight("debias") * self._debias(batch.pairs)
         if not found:
             raise Misconfigured("training data: expected two items with a picture or a title, got fewer; give more data")
+        if batch.made_up is not None and setting.weight("keep"):
+            found["keep"] = keep_loss(batch.made_up, self._start(batch.made_up), setting)
         self._held.keys = [] if keys is None else list(self._keys(batch, keys))
         return found
 

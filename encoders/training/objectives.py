@@ -123,7 +123,7 @@ def pair_losses(batch: PairBatch, queue: NegativeQueue | None, s: Setting) -> Lo
     keep = torch.ones(len(asked), dtype=torch.bool, device=asked.device)
     if s.switches.dynamic_filter:
         config = s.config
-        rival, there = nearest_other(asked.detach(), bought.detach(), batch.rows)
+        rival, there = nearest_other(asked.detach(), bought.detach(), batch.rows, _itself(batch.asked, batch.rows))
         margin = margin_at(s.done, config.filter_margin)
         keep = keep_pairs(
             asked, bought, bought[rival], margin=margin, sharpness=config.filter_sharpness, threshold=config.filter_threshold,
@@ -143,20 +143,28 @@ def pair_losses(batch: PairBatch, queue: NegativeQueue | None, s: Setting) -> Lo
 
 def _bought(a: Tensor, b: Tensor, batch: PairBatch, keep: Tensor, queue: NegativeQueue | None, s: Setting) -> Tensor:
     """InfoNCE of behaviour pairs against the batch and the spatio-temporal rows of the queue."""
-    temperature, ids = s.config.behaviour_temperature, batch.rows[keep]
-    log_q = batch.log_q[keep] if s.switches.popularity else None
-    if queue is None or not len(queue):
-        return s.mean(lambda v, w: info_nce(v, w, temperature=temperature, same=ids, log_q=log_q), a, b)
+    temperature, ids, asked = s.config.behaviour_temperature, batch.rows[keep], batch.asked[keep]
+    log_q, barred = batch.log_q[keep] if s.switches.popularity else None, _itself(asked, ids)
+    if queue is None:
+        # From queries to items only, as with a queue: the log probabilities are of the items.
+        alone = lambda v, w: info_nce_queue(v, w, w[:0], temperature=temperature, same=ids, log_q=log_q, barred=barred)  # noqa: E731
+        return s.mean(alone, a, b)
     rows = queue.rows()
     allowed = near(rows, batch.categories[keep], batch.days[keep], window=WINDOW_DAYS, least=LEAST_NEAR)
+    allowed = allowed & ~_itself(asked, rows.items)
 
     def loss(v: Tensor, w: Tensor, bank: Tensor) -> Tensor:
         return info_nce_queue(
             v, w, bank, temperature=temperature, same=ids, queue_ids=rows.items, log_q=log_q,
-            queue_log_q=rows.log_q if s.switches.popularity else None, allowed=allowed,
+            queue_log_q=rows.log_q if s.switches.popularity else None, allowed=allowed, barred=barred,
         )  # fmt: skip
 
     return s.mean(loss, a, b, rows.vectors)
+
+
+def _itself(asked: Tensor, items: Tensor) -> Tensor:
+    """(B, K): which rows of `items` (K,) a query (B,) itself is: nothing is more like it, and it is no wrong answer."""
+    return asked[:, None] == items[None, :]
 
 
 def _against(asked: Tensor, whole: Tensor, batch: ItemBatch, queue: NegativeQueue | None, s: Setting) -> Tensor:

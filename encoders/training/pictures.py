@@ -59,21 +59,29 @@ class KeptFeatures:
 
 
 class Pixels:
-    """For a backbone that trains: (I, S, S, 3) uint8, augmented at each draw."""
+    """For a backbone that trains: (I, S, S, 3) uint8, augmented at each draw.
 
-    def __init__(self, pixels: NDArray[np.uint8], side: int) -> None:
-        self.pixels = pixels
+    `cores` are the core regions, (I, side, side, 3) uint8, seen beside the picture and not augmented; None: no crops.
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8], side: int, cores: NDArray[np.uint8] | None = None) -> None:
+        self.pixels, self.cores = pixels, cores
         self.side = side
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def take(self, rows: NDArray[np.int64], random: np.random.Generator | None) -> Tensor:
-        """As `Pictures`."""
+        """As `Pictures`: (B, 3, side, side), or (B, 2, 3, side, side) with crops."""
         generator = torch.Generator().manual_seed(0 if random is None else int(random.integers(2**62)))
         strength = 0.0 if random is None else 1.0
-        return augment_images(torch.from_numpy(self.pixels[rows]), self.side, generator, strength=strength)
+        seen = augment_images(torch.from_numpy(self.pixels[rows]), self.side, generator, strength=strength)
+        if self.cores is None:
+            return seen
+        return torch.stack([seen, torch.from_numpy(self.cores[rows]).permute(0, 3, 1, 2).float() / 255.0], dim=1)
 
     def embed(self, tower: ImageTower, taken: Tensor) -> Tensor:
         """As `Pictures`."""
-        return tower(taken)
+        if taken.ndim == 4:
+            return tower(taken)
+        return unit(tower(taken.flatten(0, 1)).unflatten(0, (-1, 2)).sum(dim=1))

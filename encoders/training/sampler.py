@@ -71,7 +71,8 @@ class Mixed:
 class PairBatch:
     """Behaviour pairs: query, bought item, and where there is one a hard negative.
 
-    `negative_of` (M,) are the pairs that have one; `log_q` (B,) is of the bought item; `days` (B,) float64.
+    `negative_of` (M,) are the pairs that have one; `log_q` (B,) is of the bought item; `days` (B,) float64; `asked` (B,)
+    are the items that queries are, -1 for a text or a picture.
     """
 
     rows: Tensor
@@ -82,6 +83,7 @@ class PairBatch:
     log_q: Tensor
     categories: Tensor
     days: Tensor
+    asked: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,6 +202,7 @@ class Sampler:
             torch.from_numpy(pairs.log_q),
             torch.from_numpy(self.sources.corpus.category[pairs.item]),
             torch.from_numpy(pairs.days),
+            torch.from_numpy(pairs.query_item),
         )
 
     def _bought(self, rows: NDArray[np.int64], random: np.random.Generator) -> Mixed:

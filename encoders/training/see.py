@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from encoders.config import EncoderConfig
+from encoders.crops import core_crop
 from encoders.data import DataSet
 from encoders.images import ImageLoader, decode
 from encoders.item import Unencodable
@@ -49,14 +51,21 @@ def see_pictures(
     shape = config.model
     loaders = [partial(read_picture, data_sets, picture) for picture in corpus.pictures]
     if shape.train_backbone:
-        room = shape.side if plain else round(ROOM * shape.side)
-        pixels = [decode(load(), (room, room)) for load in loaders]
-        return Pixels(np.stack(pixels) if pixels else np.zeros((0, room, room, 3), np.uint8), shape.side)
+        side, room = shape.side, shape.side if plain else round(ROOM * shape.side)
+        pixels = _stacked([decode(load(), (room, room)) for load in loaders], room)
+        if not config.switches.core_crops:
+            return Pixels(pixels, side)
+        cores = [core_crop(decode(load(), (2 * side, 2 * side)), (side, side)) for load in loaders]
+        return Pixels(pixels, side, _stacked(cores, side))
     # One set of variants for all seeds: a study of seeds then computes them once.
     views = Views(shape.side, 0 if plain else shape.views, seed=0, crops=config.switches.core_crops)
     frozen = Frozen(partial(_features, model), _digest(model), str(model.text.table.device))
     kept = CachedFeatures.build(loaders, frozen, views, cache=cache, threads=torch.get_num_threads(), say=say)
     return KeptFeatures(kept.features, crops=config.switches.core_crops)
+
+
+def _stacked(pictures: Sequence[NDArray[np.uint8]], side: int) -> NDArray[np.uint8]:
+    return np.stack(pictures) if pictures else np.zeros((0, side, side, 3), np.uint8)
 
 
 def _features(model: Moon, x: Tensor) -> Tensor:

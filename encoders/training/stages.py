@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from posixpath import normpath
 from typing import Any, Final
 
 import numpy as np
@@ -28,12 +29,14 @@ from encoders.training.forms import Forms
 from encoders.training.frequencies import SOURCE as FREQUENCIES
 from encoders.training.frequencies import build_term_table
 from encoders.training.moon_stage import MoonStage
-from encoders.training.pairs import NO_TIME, read_pairs
+from encoders.training.objectives import WEIGHTS as LOSSES
+from encoders.training.pairs import NO_TIME, Pairs, purchases, read_pairs
 from encoders.training.pictures import Pictures
 from encoders.training.probe import Probe
 from encoders.training.sampler import MIN_BATCH, Sampler, Sources
 from encoders.training.see import is_readable, see_pictures
 from encoders.training.texts import enrich_corpus, moved
+from moontide.errors import Misconfigured
 
 #: Pairs drawn from baskets for post-training, before cleaning.
 POST_PAIRS: Final = 40_000
@@ -68,6 +71,7 @@ class MoonRecipe:
 
     def __init__(self, config: EncoderConfig, inputs: Inputs, say: Callable[[str], None]) -> None:
         """Use `build`."""
+        _check(config)
         self.config, self.inputs, self.say = config, inputs, say
         shape = TokenizerConfig(
             buckets=config.model.buckets, weights=WeightConfig(), description_weights=DESCRIPTION_WEIGHTS, description_chars=1000
@@ -121,7 +125,8 @@ class MoonRecipe:
     def _centre(self, model: Moon) -> None:
         rows = np.arange(min(len(self.pictures), 4096))
         if len(rows) > 1 and not self.config.model.train_backbone:
-            model.image.centre(self.pictures.take(rows, None).to(self.inputs.device))
+            # A picture and its core region are two rows.
+            model.image.centre(self.pictures.take(rows, None).flatten(0, -2).to(self.inputs.device))
 
     def _behaviour(self) -> Behaviour | None:
         corpus = self.corpus
@@ -137,10 +142,11 @@ class MoonRecipe:
 
     def _purchases(self, behaviour: Behaviour) -> ListedPairs:
         """Purchase pairs, cleaned with the model as pretraining left it."""
-        drawn = behaviour.draw(min(POST_PAIRS, 4 * len(behaviour)), np.random.default_rng((self.config.seed, 3)))
+        drawn = behaviour.bought(POST_PAIRS, np.random.default_rng((self.config.seed, 3)))
         pairs = ListedPairs(drawn)
         sampler = Sampler(self.drawn_from, self.config.post, seed=self.config.seed, stage=2)
-        cosines = np.concatenate([self._cosines(sampler, pairs, at) for at in range(0, len(pairs), _BLOCK)])
+        blocks = [self._cosines(sampler, pairs, at) for at in range(0, len(pairs), _BLOCK)]
+        cosines = np.concatenate([np.zeros(0, np.float32), *blocks])
         cosines[~speaking([self._query(drawn, at) for at in range(len(pairs))])] = np.nan
         kept = keep_hard(drawn.item, cosines, per_item=PER_ITEM)
         self.say(f"post-training: {len(kept):,} of {len(pairs):,} purchase pairs are kept")
@@ -170,6 +176,19 @@ def build(config: EncoderConfig, inputs: Inputs, *, say: Callable[[str], None]) 
     return MoonRecipe(config, inputs, say)
 
 
+def _check(config: EncoderConfig) -> None:
+    """Settings that would be ignored, or mean something else, without a word."""
+    shape = config.model
+    if not all(0 < dim < shape.dim for dim in shape.prefix_dims):
+        raise Misconfigured(
+            f"model.prefix_dims: expected lengths in 1..{shape.dim - 1}, got {list(shape.prefix_dims)}; take shorter ones"
+        )
+    for stage in (config.pretrain, config.post):
+        unknown = sorted(set(stage.weights) - set(LOSSES))
+        if unknown:
+            raise Misconfigured(f"weights: expected losses of {sorted(LOSSES)}, got {unknown}; correct the names")
+
+
 def listed(
     inputs: Inputs, corpus: Corpus, config: EncoderConfig, say: Callable[[str], None]
 ) -> tuple[ListedPairs | None, list[Picture]]:
@@ -187,35 +206,43 @@ def listed(
     if inputs.cutoff is not None:
         # Content has no time, and its mark lies before every day.
         chosen = chosen[pairs.time_us[chosen] < np.datetime64(inputs.cutoff, "us").astype(np.int64)]
-    pictures = [_find_picture(inputs.data_sets, name.as_py()) for name in pairs.images]
+    used = np.unique(pairs.query_image[chosen])
+    held_out = [_held_out(data) for data in inputs.data_sets] if (used >= 0).any() else []
+    pictures: list[Picture | None] = [None] * len(pairs.images)
+    for at in used[used >= 0]:
+        pictures[at] = _find_picture(inputs.data_sets, pairs.images[int(at)].as_py(), held_out)
     lost = np.array([picture is None for picture in pictures] + [False])
     found = chosen[~lost[pairs.query_image[chosen]]]
     say(f"pairs: {len(found):,} of behaviour of {len(pairs):,}; left out: {pairs.dropped or 'none'}, "
-        f"{len(chosen) - len(found)} without their picture")  # fmt: skip
+        f"{len(chosen) - len(found)} whose picture is not there or held out")  # fmt: skip
     if len(found) < MIN_BATCH:
         return None, []
     pairs = pairs.take(found)
     seen = [picture for picture in pictures if picture is not None]
     picture_of = np.append(np.cumsum(~lost[:-1]) - 1 + len(corpus.pictures), -1)
-    texts = [pairs.texts[int(row)].as_py() if row >= 0 else None for row in pairs.query_text]
-    days = np.where(pairs.time_us == NO_TIME, np.nan, pairs.time_us / 86_400e6)
+
+    def drawn(part: Pairs) -> Drawn:
+        texts = [part.texts[int(row)].as_py() if row >= 0 else None for row in part.query_text]
+        days = np.where(part.time_us == NO_TIME, np.nan, part.time_us / 86_400e6)
+        query, item, negative = (rows_of[column] for column in (part.query_item, part.item, part.negative))
+        return Drawn(query, picture_of[part.query_image], texts, item, negative, part.log_q, part.weight, days)
+
     pools = ClassPools(corpus.category, corpus.product) if config.switches.clicks else None
-    drawn = Drawn(
-        rows_of[pairs.query_item],
-        picture_of[pairs.query_image],
-        texts,
-        rows_of[pairs.item],
-        rows_of[pairs.negative],
-        pairs.log_q,
-        pairs.weight,
-        days,
+    return ListedPairs(drawn(pairs), pools, purchases=drawn(purchases(pairs))), seen
+
+
+def _held_out(data: DataSet) -> set[str]:
+    """Paths of pictures that only items of other splits than ``train`` have."""
+    everything, own = (
+        {normpath(name) for row in data.rows(split) for name in data.examples[row].images} for split in ("all", "train")
     )
-    return ListedPairs(drawn, pools), seen
+    return everything - own
 
 
-def _find_picture(data_sets: Sequence[DataSet], name: str) -> Picture | None:
+def _find_picture(data_sets: Sequence[DataSet], name: str, held_out: Sequence[set[str]]) -> Picture | None:
+    """The picture; None where no data set has it, or where it shows an item that is held out."""
     for at in range(len(data_sets)):
         picture = Picture(at, name)
         if is_readable(data_sets, picture):
-            return picture
+            return None if normpath(name) in held_out[at] else picture
     return None
