@@ -175,10 +175,10 @@ def _finish(arguments: argparse.Namespace, config: EncoderConfig, recipe: Recipe
     space = EmbeddingSpace(arguments.space, arguments.version, config.model.dim)
     publisher = Publisher(recipe, space, threads=arguments.threads)
     held_out = [read_data_set(folder, cutoff=None) for folder in arguments.data]
-    files = {
-        "trained": publisher.export(recipe.model, held_out, say),
-        "untrained": publisher.export(recipe.untrained_model(), [], say),
-    }
+    files = {"trained": publisher.export(recipe.model, held_out, say)}
+    if not arguments.no_artifact:
+        # Studies compare runs with each other; a manifest says what training was worth.
+        files["untrained"] = publisher.export(recipe.untrained_model(), [], say)
     metrics = publisher.measure(files, held_out, say)
     if not arguments.no_artifact:
         provenance = {
