@@ -16,7 +16,8 @@ LANGUAGES: Final = ("en", "de", "fr", "es", "it", "nl", "pl", "pt")
 LEAST_ZIPF: Final = 3.5
 SOURCE: Final[dict[str, Any]] = {
     "name": "wordfreq",
-    "title": "wordfreq 3.1.1 (Robyn Speer)",
+    "title": "wordfreq 3.1.1",
+    "author": "Robyn Speer",
     "url": "https://github.com/rspeer/wordfreq",
     "licence": "Apache-2.0 (code), CC-BY-SA-4.0 (data)",
     "use": f"Zipf frequencies from {LEAST_ZIPF} on of {', '.join(LANGUAGES)}",
