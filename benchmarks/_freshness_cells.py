@@ -27,7 +27,7 @@ class Bare:
     """The encoder in a loop in this process: reading, decoding, tokenising and the model; the consumer's batches and threads."""
 
     def __init__(self, site, threads=THREADS):
-        artifact = load_spaces(site.spaces).live("moon_v1").artifact
+        artifact = load_spaces(site.spaces).live("moon_v2").artifact
         self.encoder = Encoder.load(artifact, threads=threads, images=ImageLoader(DATA))
 
     def rate(self, items):

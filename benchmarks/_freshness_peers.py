@@ -46,7 +46,7 @@ class Peer:
             "bootstrap": site.broker.bootstrap,
             "group": module,
             "topic": self.topic,
-            "artifact": str(load_spaces(site.spaces).live("moon_v1").artifact),
+            "artifact": str(load_spaces(site.spaces).live("moon_v2").artifact),
         }
         path = site.folder / f"{module}.json"
         path.write_text(json.dumps(config))

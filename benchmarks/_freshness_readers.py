@@ -28,7 +28,7 @@ class Search:
         self.readable = readable
         self.collection = config["collection"]
         self.items = {i["item_id"]: i for i in json.loads(Path(config["searched"]).read_text())}
-        self.space = load_spaces(Path(config["spaces"])).live("moon_v1")
+        self.space = load_spaces(Path(config["spaces"])).live("moon_v2")
         self.vectors, self.written = {}, set()
 
     def warm(self, probes):
@@ -69,7 +69,7 @@ class OurReader:
     def __init__(self, config):
         self.store = online_store(Settings(home=Path(config["home"])))
         live = load_spaces(Path(config["spaces"]))
-        self.view = embedding_view(live.space("moon_v1"))
+        self.view = embedding_view(live.space("moon_v2"))
         self.spec = live.simtiers[0]
         self.tiers, self.sequences = simtier_view(self.spec), user_sequence(self.spec.sequence)
         self.search = Search(config, self.readable)

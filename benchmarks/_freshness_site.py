@@ -30,7 +30,7 @@ class Site:
         self.home.mkdir(parents=True)
         text = (ROOT / "feature_repo" / "spaces.toml").read_text()
         self.spaces = self.home / "spaces.toml"
-        self.spaces.write_text(re.sub(r"^artifact = .*$", f'artifact = "{ROOT / "artifacts" / "moon_v1"}"', text, flags=re.M))
+        self.spaces.write_text(re.sub(r"^artifact = .*$", f'artifact = "{ROOT / "artifacts" / "moon_v2"}"', text, flags=re.M))
         self.broker = KafkaBroker(self.folder / "kafka")
         self.port = free_port()
         self.consumer = None
@@ -139,7 +139,7 @@ class Site:
         contents = {n: catalog.items[n].content for n in entities}
         searched.write_text(json.dumps([{"item_id": n, **{f: getattr(c, f) for f in fields}} for n, c in contents.items()]))
         config = {"system": system, "probes": str(path), "out": str(out), "searched": str(searched), "spaces": str(self.spaces)}
-        config |= {"home": str(self.home), "index": self.index_uri, "collection": "items__moon_v1", **where}
+        config |= {"home": str(self.home), "index": self.index_uri, "collection": "items__moon_v2", **where}
         (self.folder / "watch.json").write_text(json.dumps(config))
         command = [sys.executable, "-m", "benchmarks._freshness_probe", str(self.folder / "watch.json")]
         return Watch(self.spawn(f"watch{number}", command, pipes=True), out)

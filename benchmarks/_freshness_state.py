@@ -25,7 +25,7 @@ SAME = 0.9999
 
 def current(config):
     """(versions, float vectors) of our records of `config["ids"]`."""
-    space = load_spaces(Path(config["spaces"])).space("moon_v1")
+    space = load_spaces(Path(config["spaces"])).space("moon_v2")
     store = online_store(Settings(home=Path(config["home"])))
     heads, vectors = store.heads(embedding_view(space), config["ids"]), store.read_embeddings(space, config["ids"])
     store.close()

@@ -38,7 +38,7 @@ def main():
     speed = commands.add_parser("speed")
     speed.add_argument("--catalog", type=Path, default=ROOT / "examples" / "data" / "catalog.parquet")
     speed.add_argument("--spaces", type=Path, default=ROOT / "feature_repo" / "spaces.toml")
-    speed.add_argument("--space", default="moon_v1")
+    speed.add_argument("--space", default="moon_v2")
     speed.add_argument("--repeat", type=int, default=12)
     speed.add_argument("--rounds", type=int, default=3)
     scale = commands.add_parser("scale")

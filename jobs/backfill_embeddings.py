@@ -42,7 +42,7 @@ def _run(args: argparse.Namespace) -> Exit:
 def _parser() -> argparse.ArgumentParser:
     made = parser("backfill_embeddings", __doc__.split("\n", 1)[0])
     made.add_argument("--catalog", required=True, metavar="PATH", help="Parquet file, or folder of them, or a URI (s3://, gs://)")
-    made.add_argument("--space", required=True, metavar="ID", help="the space to fill, e.g. moon_v1 (see spaces.toml)")
+    made.add_argument("--space", required=True, metavar="ID", help="the space to fill, e.g. moon_v2 (see spaces.toml)")
     made.add_argument(
         "--snapshot-time",
         type=moment,

@@ -130,7 +130,7 @@ def _on_spark(job: TierJob, wanted: Wanted, args: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     made = parser("simtier_backfill", __doc__.split("\n", 1)[0])
-    made.add_argument("--spec", required=True, metavar="ID", help="SimTier spec, e.g. moon_v1_n20_l50_drop (see spaces.toml)")
+    made.add_argument("--spec", required=True, metavar="ID", help="SimTier spec, e.g. moon_v2_n20_l50_drop (see spaces.toml)")
     made.add_argument("--pairs", metavar="PATH", help="Parquet of user_id and item_id")
     made.add_argument("--users", metavar="PATH", help="Parquet of user_id; every user with every candidate")
     made.add_argument("--candidates", metavar="PATH", help="Parquet of item_id")

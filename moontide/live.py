@@ -4,21 +4,21 @@
 
     [[space]]
     name = "moon"
-    version = 1
-    dim = 128
+    version = 2
+    dim = 256
     encoder_digest = "sha256:..."
-    artifact = "artifacts/moon_v1"      # relative to this file
+    artifact = "artifacts/moon_v2"      # relative to this file
 
     [[simtier]]
-    space = "moon_v1"
+    space = "moon_v2"
     tiers = 20
     length = 50
     self_match = "drop_same_id"
 
     [[service]]
     name = "ctr_v1"                     # a ranking model keeps the space it was trained on
-    space = "moon_v1"
-    simtier = "moon_v1_n20_l50_drop"
+    space = "moon_v2"
+    simtier = "moon_v2_n20_l50_drop"
     item_fields = ["price", "category"]
 """
 

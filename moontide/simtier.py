@@ -58,7 +58,7 @@ class SimTierSpec:
 
     @property
     def spec_id(self) -> str:
-        """Names the feature: every part of the spec is in it, e.g. ``moon_v1_n20_l50_drop``."""
+        """Names the feature: every part of the spec is in it, e.g. ``moon_v2_n20_l50_drop``."""
         rule = "drop" if self.self_match == "drop_same_id" else "keep"
         tail = "" if self.sequence == names.USER_SEQUENCE else f"_{self.sequence}"
         return f"{self.space_id}_n{self.tiers}_l{self.length}_{rule}{tail}"

@@ -25,12 +25,12 @@ SERVICE: Final = "ctr_v1"
 APPLIED: Final = "applied.json"
 _MARKER: Final = ".moontide-demo"
 _SHOWCASE: Final = (sys.executable, "-m", "moontide.cli.showcase")
-_ARTIFACT: Final = re.compile(r'^artifact = "[^"]*"$', re.MULTILINE)
+_ARTIFACT: Final = re.compile(r'^artifact = "([^"]*)"$', re.MULTILINE)
 _NEEDED: Final = (
     "examples/data/catalog.parquet",
     "feature_repo/feature_store.yaml",
     "feature_repo/spaces.toml",
-    "artifacts/moon_v1",
+    "artifacts",
     EVENTS,
     "scripts/kafka.sh",
 )
@@ -126,10 +126,11 @@ def prepare(out: Path) -> Path:
 
 
 def write_spaces(checkout: Path, home: Path) -> None:
-    """The repository's live spaces as this home's own, naming the artifact where it lies."""
+    """The repository's live spaces as this home's own, naming each artifact where it lies."""
     text = (checkout / "feature_repo" / "spaces.toml").read_text(encoding="utf-8")
-    artifact = checkout / "artifacts" / "moon_v1"
-    (home / "spaces.toml").write_text(_ARTIFACT.sub(lambda _: f'artifact = "{artifact}"', text), encoding="utf-8")
+    repository = checkout / "feature_repo"
+    text = _ARTIFACT.sub(lambda found: f'artifact = "{(repository / found[1]).resolve()}"', text)
+    (home / "spaces.toml").write_text(text, encoding="utf-8")
 
 
 def steps(checkout: Path, out: Path, home: Path) -> list[Step]:
@@ -151,7 +152,7 @@ def steps(checkout: Path, out: Path, home: Path) -> list[Step]:
                 "--catalog",
                 str(data / "catalog.parquet"),
                 "--space",
-                "moon_v1",
+                service.space.id,
             ),
         ),
         Step(

@@ -27,13 +27,13 @@ ROWS = 400
 SPACES = """
 [[space]]
 name = "moon"
-version = 1
-dim = 128
+version = 2
+dim = 256
 encoder_digest = "{digest}"
 artifact = "artifact"
 
 [[simtier]]
-space = "moon_v1"
+space = "moon_v2"
 length = 5
 """
 
@@ -84,7 +84,7 @@ def test_the_zip_on_a_cluster_fills_redis_and_a_milvus_server(tmp_path, redis_ur
     for folder in (driver, shared, elsewhere):
         folder.mkdir()
     # Only the driver can see the artifact: it travels with the job.
-    shutil.copytree(ROOT / "artifacts" / "moon_v1", driver / "artifact")
+    shutil.copytree(ROOT / "artifacts" / "moon_v2", driver / "artifact")
     digest = load_digest(driver / "artifact")
     (driver / "spaces.toml").write_text(SPACES.format(digest=digest))
     env = {
@@ -104,7 +104,7 @@ def test_the_zip_on_a_cluster_fills_redis_and_a_milvus_server(tmp_path, redis_ur
         "--catalog",
         str(shared / "catalog.parquet"),
         "--space",
-        "moon_v1",
+        "moon_v2",
         "--snapshot-time",
         "2026-01-01T00:00:00Z",
         "--partitions",
@@ -118,7 +118,7 @@ def test_the_zip_on_a_cluster_fills_redis_and_a_milvus_server(tmp_path, redis_ur
     settings = Settings(
         home=driver, project="cluster", online="redis", redis_url=redis_url, index_uri=milvus, offline=str(shared / "offline")
     )
-    space = load_spaces(settings.spaces_path).space("moon_v1")
+    space = load_spaces(settings.spaces_path).space("moon_v2")
     ids = [f"i{n:04d}" for n in range(ROWS)]
     with closing(online_store(settings)) as store, closing(vector_index(settings)) as index:
         assert store.read_embeddings(space, ids).present.all()
@@ -128,7 +128,7 @@ def test_the_zip_on_a_cluster_fills_redis_and_a_milvus_server(tmp_path, redis_ur
 
     pairs = pa.table({"user_id": [f"u{n % 7}" for n in range(50)], "item_id": ids[:50]})
     pq.write_table(pairs, shared / "pairs.parquet")
-    spec = "moon_v1_n20_l5_drop"
+    spec = "moon_v2_n20_l5_drop"
     tiers = submit(
         "simtier_backfill",
         ["--spec", spec, "--pairs", str(shared / "pairs.parquet"), "--partitions", "2"],

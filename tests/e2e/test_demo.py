@@ -146,7 +146,7 @@ def test_doctor_finds_an_item_that_the_online_store_has_lost(demo):
     lose = (
         "from moontide.settings import Settings; from moontide.stores import online_store; from moontide.live import load_spaces\n"
         "from moontide import views\n"
-        "s = Settings(); space = load_spaces(s.spaces_path).space('moon_v1'); store = online_store(s)\n"
+        "s = Settings(); space = load_spaces(s.spaces_path).space('moon_v2'); store = online_store(s)\n"
         "view = views.embedding_view(space); kept = store.read_records(view, ['lu:MH07-Red', 'lu:MH07-Black'])\n"
         "import sys\n"
         "if sys.argv[1] == 'lose':\n"
@@ -160,7 +160,7 @@ def test_doctor_finds_an_item_that_the_online_store_has_lost(demo):
     code, said, _ = moontide("doctor", home=demo[0] / "home")
     subprocess.run([sys.executable, "-c", lose, "restore", kept], cwd=ROOT, env=env, check=True, timeout=60)
     assert code == 1
-    assert re.search(r"BAD +moon_v1 online +4,780 of 4,781 .*1 are missing: run the backfill again", said)
+    assert re.search(r"BAD +moon_v2 online +4,780 of 4,781 .*1 are missing: run the backfill again", said)
 
 
 def test_similar_names_the_same_hoodie_in_other_colours_first(demo):
@@ -181,7 +181,7 @@ def test_similar_to_an_unknown_item_is_one_line(demo):
     assert code == 1
     lines = [line for line in complained.splitlines() if "Warning" not in line and not line.startswith("  ")]
     assert len(lines) == 1
-    assert lines[0].startswith("moontide: item or:nope: expected a vector in moon_v1")
+    assert lines[0].startswith("moontide: item or:nope: expected a vector in moon_v2")
 
 
 def test_features_as_json_keep_unknown_items_in_their_place(demo):
@@ -190,7 +190,7 @@ def test_features_as_json_keep_unknown_items_in_their_place(demo):
     rows = [json.loads(line) for line in said.splitlines()]
     assert [row["item_id"] for row in rows] == ["or:22423", "or:nope", "or:22423"]
     assert rows[0] == rows[2]
-    assert len(rows[0]["embedding"]) == 128
+    assert len(rows[0]["embedding"]) == 256
     assert sum(rows[0]["counts"]) + rows[0]["missing"] <= 50
     assert rows[1]["embedding"] is None
     assert sum(rows[1]["counts"]) == 0
@@ -200,7 +200,7 @@ def test_features_as_json_keep_unknown_items_in_their_place(demo):
 def test_features_for_people_are_a_table(demo):
     code, said, complained = moontide("features", "u:12362", "or:22423", home=demo[0] / "home")
     assert code == 0, complained
-    assert "space moon_v1" in said
+    assert "space moon_v2" in said
     assert re.search(r"or:22423 +yes +\|.{20}\|", said)
 
 

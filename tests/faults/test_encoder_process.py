@@ -29,7 +29,7 @@ pytestmark = pytest.mark.faults
 ROOT = Path(__file__).parents[2]
 FAULTY = ROOT / "tests" / "faulty_encoder.py"
 SPACE = EmbeddingSpace("stub", 1, 32)
-MOON = load_spaces(ROOT / "feature_repo" / "spaces.toml").live("moon_v1")
+MOON = load_spaces(ROOT / "feature_repo" / "spaces.toml").live("moon_v2")
 spec = importlib.util.spec_from_file_location("faulty_encoder", FAULTY)
 faulty = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(faulty)

@@ -362,7 +362,7 @@ def test_the_shipped_encoder_with_good_and_bad_images(tmp_path, monkeypatch):
     }
     columns = {"item_id": list(content), "title": [t for t, _ in content.values()], "image": [i for _, i in content.values()]}
     pq.write_table(pa.table(columns), tmp_path / "catalog.parquet")
-    flags = ["--home", str(tmp_path), "--catalog", str(tmp_path / "catalog.parquet"), "--space", "moon_v1", "--partitions", "2"]
+    flags = ["--home", str(tmp_path), "--catalog", str(tmp_path / "catalog.parquet"), "--space", "moon_v2", "--partitions", "2"]
     assert backfill_embeddings.main([*flags, *SNAPSHOT]) == 3
     found = {r["item_id"]: r["reason"] for r in pq.read_table(tmp_path / "rejects" / "backfill.parquet").to_pylist()}
     assert found == {
@@ -373,7 +373,7 @@ def test_the_shipped_encoder_with_good_and_bad_images(tmp_path, monkeypatch):
         "signs": "no_content",
     }
     settings = Settings(home=tmp_path)
-    live = load_spaces(settings.spaces_path).live("moon_v1")
+    live = load_spaces(settings.spaces_path).live("moon_v2")
     encoder = Encoder.load(live.artifact, images=ImageLoader(tmp_path))
     good = [i for i in content if i not in found]
     expected = encoder.encode([Item(i, title=content[i][0], image=content[i][1]) for i in good])

@@ -148,7 +148,7 @@ def image_bombs(rig):
     rig.quiesce(timeout=180)
     rig.figures.notes.append(f"resident memory of the consumer at the end {consumer.rss() >> 20} MB")
     evidence = gather(rig)
-    encoder = Encoder.load(ROOT / "artifacts" / "moon_v1")
+    encoder = Encoder.load(ROOT / "artifacts" / "moon_v2")
     found = rig.findings(evidence, vectors=lambda rows: near(encoder, contents, rows))
     return conclude(rig, evidence, found)
 

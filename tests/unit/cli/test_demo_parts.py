@@ -28,8 +28,8 @@ def test_the_home_has_live_spaces_of_its_own_that_name_the_artifact_where_it_lie
     checkout = __import__("pathlib").Path(__file__).parents[3]
     write_spaces(checkout, tmp_path)
     live = load_spaces(tmp_path / "spaces.toml")
-    assert live.live("moon_v1").artifact == checkout / "artifacts" / "moon_v1"
-    assert live.service("ctr_v1").space.id == "moon_v1"
+    assert live.live("moon_v2").artifact == checkout / "artifacts" / "moon_v2"
+    assert live.service("ctr_v1").space.id == "moon_v2"
 
 
 def test_commands_are_shown_as_one_would_type_them(tmp_path):

@@ -1,22 +1,20 @@
-"""Shared fixtures: the shipped artifact, pictures made on the fly, and a tiny model for tests that write artifacts."""
+"""Shared fixtures: the shipped artifact, pictures made on the fly, a tiny model for tests that write artifacts."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from encoders import Encoder
+from tests.pictures import picture
 
 if TYPE_CHECKING:
     from encoders.export import Exported
 
-ARTIFACT = Path(__file__).parents[3] / "artifacts" / "moon_v1"
+ARTIFACT = Path(__file__).parents[3] / "artifacts" / "moon_v2"
 
 MakeImage = Callable[..., bytes]
 
@@ -41,11 +39,4 @@ def tiny_export() -> Exported:
 
 @pytest.fixture(scope="session")
 def make_image() -> MakeImage:
-    def make(seed: int = 0, size: tuple[int, int] = (80, 60), kind: str = "JPEG", mode: str = "RGB", **save: object) -> bytes:
-        random = np.random.default_rng(seed)
-        coarse = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8))
-        file = io.BytesIO()
-        coarse.resize(size, Image.Resampling.BILINEAR).convert(mode).save(file, kind, **save)
-        return file.getvalue()
-
-    return make
+    return picture

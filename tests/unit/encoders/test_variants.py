@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 
 from encoders import Encoder, Item, variants
-from encoders.artifact import Agreement, load_artifact
+from encoders.artifact import LAYOUT, Agreement, load_artifact
 from encoders.compare import compare_variants
 from encoders.export import Exported
 from encoders.sample_inputs import cosines
@@ -115,15 +115,17 @@ def test_fp32_is_the_default_and_measures_nothing(folder: Path, monkeypatch: pyt
     assert (choice.name, choice.milliseconds, choice.left_out) == ("fp32", {}, {})
 
 
-def test_a_named_precision_is_taken_or_refused(folder: Path, artifact_path: Path) -> None:
+def test_a_named_precision_is_taken_or_refused(folder: Path, tmp_path: Path, tiny_export: Exported) -> None:
     items = [Item("a", image=_png())]
     plain, int8 = (Encoder.load(folder, threads=1, precision=name) for name in ("fp32", "int8"))
     assert int8.precision.name == "int8"
     assert int8.space == plain.space
     near = cosines(plain.floats(plain.prepare(items)), int8.floats(int8.prepare(items)))
     assert 0.95 < near.min() < 1.0
+    plain_models = {name: data for name, data in tiny_export.models.items() if name != LAYOUT.image_int8}
+    tiny.write(tmp_path / "plain", plain_models)
     with pytest.raises(Misconfigured, match=r"precision int8: the artifact has none of .*image\.int8\.onnx"):
-        Encoder.load(artifact_path, threads=1, precision="int8")
+        Encoder.load(tmp_path / "plain", threads=1, precision="int8")
     with pytest.raises(Misconfigured, match="expected one of .*auto.*got 'int4'"):
         Encoder.load(folder, precision="int4")  # type: ignore[arg-type]
 

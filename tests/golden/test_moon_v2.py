@@ -1,12 +1,14 @@
 """Leading codes of fixed items for the shipped encoder: a silent change of model, tokenizer or decoding fails here.
 
-Run this file as a program to write the expected values anew, after an intended change and with a new space version.
+After an intended change, which is a new space version, run this file as a program: it writes the expected values anew, and the digest
+and number of dimensions in `feature_repo/spaces.toml`.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,15 @@ import pytest
 from PIL import Image
 
 from encoders import Encoder, Item
-from moontide import Embeddings
+from moontide import Embeddings, EmbeddingSpace
+from moontide.live import load_spaces
 
 pytestmark = pytest.mark.golden
 
-ARTIFACT = Path(__file__).parents[2] / "artifacts" / "moon_v1"
-EXPECTED = Path(__file__).with_name("moon_v1.json")
+ROOT = Path(__file__).parents[2]
+ARTIFACT = ROOT / "artifacts" / "moon_v2"
+SPACES = ROOT / "feature_repo" / "spaces.toml"
+EXPECTED = Path(__file__).with_name("moon_v2.json")
 LEADING = 16
 
 
@@ -56,8 +61,15 @@ def test_leading_codes() -> None:
         assert got.scale[row] == pytest.approx(expected["scale"][item.item_id], rel=1e-2)
 
 
+def test_the_feature_repository_serves_the_shipped_encoder() -> None:
+    live = load_spaces(SPACES).live(ARTIFACT.name)
+    assert live.space == Encoder.load(ARTIFACT, threads=1).space
+    assert live.artifact == ARTIFACT
+
+
 def _write() -> None:
     got = _encode()
+    _name(got.space)
     ids = [item.item_id for item in _items()]
     body = {
         "digest": got.space.encoder_digest,
@@ -65,6 +77,12 @@ def _write() -> None:
         "scale": {item_id: float(got.scale[row]) for row, item_id in enumerate(ids)},
     }
     EXPECTED.write_text(json.dumps(body, indent=1) + "\n")
+
+
+def _name(space: EmbeddingSpace) -> None:
+    text = SPACES.read_text(encoding="utf-8")
+    text = re.sub(r'^encoder_digest = ".*"$', f'encoder_digest = "{space.encoder_digest}"', text, count=1, flags=re.MULTILINE)
+    SPACES.write_text(re.sub(r"^dim = \d+$", f"dim = {space.dim}", text, count=1, flags=re.MULTILINE), encoding="utf-8")
 
 
 if __name__ == "__main__":
