@@ -20,7 +20,7 @@ QUIET_EXIT := 2> >(grep --line-buffered -vE '^(nanobind:| - (leaked|\.\.\. skipp
 LEVELS := $(wildcard $(addprefix tests/,unit golden architecture contract parity integration e2e faults))
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-.PHONY: help setup setup-dev java redis kafka kafka-stop lock lint types layers unit contract architecture integration test test-faults demo bench spark-zip clean
+.PHONY: help setup setup-dev java redis kafka kafka-stop lock lint types layers unit contract architecture integration test test-faults demo bench train-small spark-zip clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -88,6 +88,11 @@ bench: setup-dev ## the short benchmarks of docs/benchmarks.md, which names the 
 	$(BIN)/python -m benchmarks.packed_read
 	$(BIN)/python -m benchmarks.backfill speed
 	$(BIN)/python -m benchmarks.freshness
+
+train-small: setup-dev ## train the shipped encoder again into build/moon_v2 and compare its figures with the shipped ones
+	$(BIN)/python -m encoders.train --config small --data training/data/clothing training/data/luma training/data/online_retail \
+	  --cutoff 2011-07-01 --version 2 --out build/moon_v2 --checkpoints build/train --features-cache build/features --threads 2
+	$(BIN)/python -m encoders.study reproduce build/moon_v2 --shipped artifacts/moon_v2 --spread docs/models/moon_v2_seeds.json
 
 spark-zip: setup ## dist/moontide.zip for spark-submit --py-files (Spark takes no .whl on executors)
 	$(BIN)/python -m jobs.package --out dist/moontide.zip
