@@ -1,4 +1,4 @@
-"""``python -m encoders.study exchange-rate | scaling | ablation | encode``: studies are resumable; results go to --out."""
+"""``python -m encoders.study exchange-rate | scaling | ablation | ...``: studies are resumable; results go to --out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from encoders.study import ablation, exchange, scaling
 from encoders.study.encode import encode_catalog
 from encoders.study.flags import parser
 from encoders.study.programs import Programs, Training
+from encoders.study.reproduce import measures_in, read_spread, spread_json, spread_of, table, worse
 from encoders.study.runs import Run, execute
 from encoders.study.shorten import shorten
 from moontide.errors import MoontideError
@@ -34,6 +35,12 @@ def main(
             return 0
         if arguments.command == "shorten":
             shorten(arguments.data, arguments.words, arguments.out)
+            return 0
+        if arguments.command == "reproduce":
+            return _reproduce(arguments)
+        if arguments.command == "seeds":
+            runs = [measures_in(artifact) for artifact in arguments.artifacts]
+            write_json(arguments.out, spread_json(spread_of(runs), len(runs)))
             return 0
         run = _Runner(arguments.out, dry=arguments.dry_run, clock=clock)
         commands[arguments.command](arguments, programs or Programs(), run)
@@ -104,6 +111,16 @@ def _ablation(arguments: argparse.Namespace, programs: Programs, run: _Runner) -
     switched_on = {name: bool(getattr(config.switches, name)) for name in arguments.switches}
     found = ablation.collect(made, run.root)
     run.write("ablation", ablation.summary(found, switched_on), ablation.table(found, switched_on, arguments.measures))
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    """1 where a measure is worse than the spread over seeds explains."""
+    spread, rebuilt = read_spread(arguments.spread), measures_in(arguments.artifact)
+    print(table(rebuilt, measures_in(arguments.shipped), spread))  # noqa: T201
+    below = worse(rebuilt, spread)
+    for name in below:
+        _say(f"{name}: expected {spread[name].least:.3f} or more, got {rebuilt.get(name)}")
+    return 1 if below else 0
 
 
 def _ranking(arguments: argparse.Namespace) -> exchange.Ranking:

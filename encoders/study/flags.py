@@ -41,6 +41,13 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     shorten.add_argument("--data", type=Path, required=True)
     shorten.add_argument("--words", type=_positive, required=True)
     shorten.add_argument("--out", type=Path, required=True)
+    reproduce = commands.add_parser("reproduce", help="an encoder trained again against the shipped one; exit code 1 where worse")
+    reproduce.add_argument("artifact", type=Path, help="the one trained again")
+    reproduce.add_argument("--shipped", type=Path, required=True, help="the shipped artifact")
+    reproduce.add_argument("--spread", type=Path, required=True, help="what `seeds` wrote")
+    seeds = commands.add_parser("seeds", help="mean and spread of the figures of artifacts that differ by their seed")
+    seeds.add_argument("artifacts", nargs="+", type=Path)
+    seeds.add_argument("--out", type=Path, required=True, help="a JSON file")
     return made
 
 
