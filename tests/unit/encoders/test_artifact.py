@@ -48,17 +48,17 @@ def test_the_shipped_artifact_is_whole(artifact_path: Path) -> None:
         assert source.get("author") or source["title"]
 
 
-def test_the_shipped_artifact_beats_its_untrained_copy(artifact_path: Path) -> None:
+def test_what_training_bought_the_shipped_artifact(artifact_path: Path) -> None:
     figures = load_artifact(artifact_path).manifest.metrics["test"]
     trained, untrained = figures["trained"], figures["untrained"]
 
     def gain(task: str, name: str) -> float:
         return float(trained[task][name] - untrained[task][name])
 
-    assert gain("clothing/image_to_image", "precision_at_10") > 0.05
-    assert gain("luma/text_to_image", "recall_at_10") > 0.3
-    # Words are weighed before training: what is asked of it is that it keeps them.
-    assert gain("online_retail/title_damaged", "recall_at_10") > -0.02
+    assert gain("clothing/image_to_image", "precision_at_10") > 0.1
+    assert gain("luma/text_to_image", "recall_at_10") > 0.6
+    # Damaged titles are the one task that training makes worse (words are weighed before it): by a few points, no more.
+    assert gain("online_retail/title_damaged", "recall_at_10") > -0.05
 
 
 @pytest.mark.parametrize("name", SHIPPED)
