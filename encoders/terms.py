@@ -103,7 +103,8 @@ class WeightConfig:
 
     def base(self, zipf: NDArray[np.float32]) -> NDArray[np.float32]:
         """(T,) what a word says, before form and place."""
-        return np.maximum(np.float32(self.ceiling) - zipf, np.float32(self.floor)).astype(np.float32)
+        said: NDArray[np.float32] = np.maximum(np.float32(self.ceiling) - zipf, np.float32(self.floor)).astype(np.float32)
+        return said
 
     def numbers(self, lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """(T,) Zipf frequencies of words of digits only: no table could list them."""

@@ -160,7 +160,7 @@ class Tokenizer:
             ([item.attributes for item in items], config.attribute_chars, _ATTRIBUTES, titles),
             ([item.description for item in items], config.description_chars, self._description_kinds, described),
         )
-        parts = [part for texts, *how in fields if any(texts) for part in self._field(texts, *how)]
+        parts = [part for field in fields if any(field[0]) for part in self._field(*field)]
         return _merge(parts, len(items), weighted=config.weights is not None)
 
     @property

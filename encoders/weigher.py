@@ -29,13 +29,15 @@ class Weigher:
 
     def words(self) -> NDArray[np.float32]:
         """(T,) of the words."""
-        return (self.base**self.config.word_power * self.form).astype(np.float32)
+        weights: NDArray[np.float32] = (self.base**self.config.word_power * self.form).astype(np.float32)
+        return weights
 
     def grams(self, word: NDArray[np.int64]) -> NDArray[np.float32]:
         """Of n-grams that lie in the words `word`."""
         config = self.config
         share = config.gram_share * self.base**config.gram_power * np.maximum(self.lengths, 1) ** -config.gram_length
-        return (share * self.form)[word].astype(np.float32)
+        weights: NDArray[np.float32] = (share * self.form)[word].astype(np.float32)
+        return weights
 
     def bigrams(self, first: NDArray[np.int64]) -> NDArray[np.float32]:
         """Of pairs that begin with the words `first`."""

@@ -52,7 +52,7 @@ IMPRESSIONS: Final = pa.schema(
     ]
 )
 
-#: Pairs an encoder is trained on (`jobs/training_pairs.py`). A query is an item, a text or a picture: exactly one of the first three.
+#: Pairs an encoder is trained on (`jobs/training_pairs.py`). A query is an item, a text or a picture: one of the first three.
 TRAINING_PAIRS: Final = pa.schema(
     [
         pa.field("query_item_id", pa.string()),

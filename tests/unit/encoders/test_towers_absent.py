@@ -41,7 +41,7 @@ def test_an_encoder_of_pictures_reads_no_text(folder: Path, make_image) -> None:
 def test_an_encoder_of_texts_decodes_no_picture(tmp_path: Path, artifact_path: Path, make_image) -> None:
     files = load_artifact(artifact_path).files
     models = {name: files[name] for name in (LAYOUT.text_model, LAYOUT.fusion_model)}
-    tiny.write(tmp_path / "text", models, dim=128)
+    tiny.write(tmp_path / "text", models, dim=256)
     encoder = Encoder.load(tmp_path / "text", threads=1)
     torn = make_image(0)[:300]
     vectors, rejects = encoder.encode_or_reject([Item("a", title="tin", image=torn), Item("b", image=torn)])
