@@ -24,6 +24,8 @@ from moontide.spaces import EmbeddingSpace
 __all__ = ["Encoder", "Prepared", "Progress", "no_progress"]
 
 IMAGE_BATCH = 32
+#: Input of a text model, and setting of a tokenizer.
+WEIGHTS = "weights"
 # What is read of a table stays in the processor's cache, and a network over sub-words pays for less padding: on titles
 # both are twice as fast as 256 at once.
 TEXT_BATCH = 32
@@ -52,6 +54,7 @@ class Encoder:
                 f"{LAYOUT.fusion_model}: expected vectors of {self.space.dim} numbers, got {width}; export the artifact again"
             )
         self._image, self._text = sessions.get(LAYOUT.image_model), sessions.get(LAYOUT.text_model)
+        self._require_weights()
 
     @classmethod
     def load(
@@ -167,6 +170,18 @@ class Encoder:
         if self.artifact.preprocessing.core_crop:
             lengths = np.linalg.norm(out[rows], axis=1, keepdims=True)
             out[rows] = out[rows] / np.maximum(lengths, np.float32(1e-6))
+
+    def _require_weights(self) -> None:
+        """Refuse a text model that reads weights beside a tokenizer that gives none, and the other way round."""
+        if self._text is None:
+            return
+        asked = WEIGHTS in (each.name for each in self._text.get_inputs())
+        given = getattr(self.artifact.tokenizer, WEIGHTS, None) is not None
+        if asked != given:
+            raise Misconfigured(
+                f"{LAYOUT.text_model}: expected a tokenizer {'with' if asked else 'without'} weights, got one "
+                f"{'with' if given else 'without'}; the files are of two encoders: export the artifact again"
+            )
 
     def _run_texts(self, tokens: Tokens, rows: NDArray[np.int64], out: NDArray[np.float32]) -> None:
         if self._text is None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from encoders import Encoder, Item, Reason
-from encoders.artifact import LAYOUT, Agreement, digest_of, load_artifact, record_variants
+from encoders.artifact import LAYOUT, Agreement, Manifest, digest_of, load_artifact, record_variants, save_artifact
 from encoders.crops import core_crop
 from encoders.export import Exported
 from encoders.images import decode_sizes
-from moontide import Misconfigured
+from moontide import EmbeddingSpace, Misconfigured
 
 from . import tiny_artifact as tiny
 
@@ -38,10 +38,18 @@ def test_an_encoder_of_pictures_reads_no_text(folder: Path, make_image) -> None:
     assert len(encoder.encode([])) == 0
 
 
-def test_an_encoder_of_texts_decodes_no_picture(tmp_path: Path, artifact_path: Path, make_image) -> None:
+def test_a_text_model_of_another_tokenizer_is_refused(tmp_path: Path, artifact_path: Path) -> None:
     files = load_artifact(artifact_path).files
-    models = {name: files[name] for name in (LAYOUT.text_model, LAYOUT.fusion_model)}
-    tiny.write(tmp_path / "text", models, dim=256)
+    tiny.write(tmp_path / "text", {name: files[name] for name in (LAYOUT.text_model, LAYOUT.fusion_model)}, dim=256)
+    with pytest.raises(Misconfigured, match="with weights, got one without"):
+        Encoder.load(tmp_path / "text", threads=1)
+
+
+def test_an_encoder_of_texts_decodes_no_picture(tmp_path: Path, artifact_path: Path, make_image) -> None:
+    shipped = load_artifact(artifact_path)
+    models = {name: shipped.files[name] for name in (LAYOUT.text_model, LAYOUT.fusion_model, LAYOUT.terms)}
+    manifest = Manifest(EmbeddingSpace("texts", 1, shipped.manifest.space.dim), shipped.manifest.opset)
+    save_artifact(tmp_path / "text", models, tokenizer=shipped.tokenizer, preprocessing=shipped.preprocessing, manifest=manifest)
     encoder = Encoder.load(tmp_path / "text", threads=1)
     torn = make_image(0)[:300]
     vectors, rejects = encoder.encode_or_reject([Item("a", title="tin", image=torn), Item("b", image=torn)])
