@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from encoders.arguments import positive
 from encoders.artifact import Manifest
 from encoders.data import DataSet
 from encoders.evaluation.measured import MAJORITY, MeasuredData, Say, measure
@@ -89,22 +90,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", choices=SPLITS, default="auto", help="auto: test for what it was trained on, else all")
     parser.add_argument("--json", type=Path, help="write the measurement to this file")
     parser.add_argument("--report", type=Path, metavar="FOLDER", help="write report.html into this folder")
-    parser.add_argument("--queries", type=_positive, help="at most so many queries per task, drawn under a fixed seed")
+    parser.add_argument("--queries", type=positive, help="at most so many queries per task, drawn under a fixed seed")
     parser.add_argument("--dims", type=_numbers, default=(), help="prefixes to measure too, e.g. 32,64,128")
     parser.add_argument("--baselines", default="none", help="none, all, or names divided by commas; NAME=DIR is another artifact")
-    parser.add_argument("--threads", type=_positive, default=None)
+    parser.add_argument("--threads", type=positive, default=None)
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
-    return value
-
-
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(_positive(part) for part in text.split(",") if part)
+    return tuple(positive(part) for part in text.split(",") if part)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

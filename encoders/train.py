@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from encoders.arguments import positive
 from encoders.artifact import require_replaceable
 from encoders.config import EncoderConfig, load_config
 from encoders.data import SPLIT_SHARES, read_data_set
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="artifact directory; an older artifact there is replaced")
     add("--no-artifact", action="store_true", help="train and measure only; --out is not needed")
     add("--space", type=_family, default="moon", help="family of the space")
-    add("--version", type=_positive, default=1, help="version of the space; a new model needs a new one")
+    add("--version", type=positive, default=1, help="version of the space; a new model needs a new one")
     add(
         "--cutoff", type=_day, metavar="YYYY-MM-DD", help="no transaction of this day or later is used, nor items first sold then"
     )
@@ -59,18 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on with the run in --checkpoints")
     add("--features-cache", type=Path, metavar="DIR", help="where features of a frozen backbone are kept between runs")
     add("--minutes", type=_minutes, help="stop after this time, wherever training is; such a run does not repeat")
-    add("--threads", type=_positive, default=1)
+    add("--threads", type=positive, default=1)
     add("--device", default="cpu", help="cpu, cuda or cuda:N")
     add("--metrics-json", type=Path, metavar="FILE", help="write figures, speed and settings there")
     add("--dry-run", action="store_true", help="read the data, say what would be trained, write nothing")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
-    return value
 
 
 def _share(text: str) -> float:

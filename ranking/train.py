@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import torch
 
+from encoders.arguments import positive
 from encoders.study.vector_file import read_vectors
 from moontide.errors import Misconfigured, MoontideError
 from ranking.examples import Examples, make_examples, with_simtier
@@ -81,29 +82,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--features", nargs="+", choices=FEATURES, default=["id"], help="models to train; the first is the base")
     parser.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0], help="new: items the user has not bought before")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="how many, or a list such as 4,7; default 3")
-    parser.add_argument("--length", type=_positive, default=50, help="L, behaviours of a history")
-    parser.add_argument("--tiers", type=_positive, default=20, help="N, even")
-    parser.add_argument("--epochs", type=_positive, default=FitConfig().epochs, help="at most; stops early")
+    parser.add_argument("--length", type=positive, default=50, help="L, behaviours of a history")
+    parser.add_argument("--tiers", type=positive, default=20, help="N, even")
+    parser.add_argument("--epochs", type=positive, default=FitConfig().epochs, help="at most; stops early")
     parser.add_argument("--days", nargs=3, metavar=("VALIDATION", "TEST", "END"), help="default: Online Retail's, or quantiles")
     parser.add_argument(
-        "--train-impressions", type=_positive, default=TRAIN_IMPRESSIONS,
+        "--train-impressions", type=positive, default=TRAIN_IMPRESSIONS,
         help=f"training rows kept, whole users drawn under a fixed seed; default {TRAIN_IMPRESSIONS}",
     )  # fmt: skip
-    parser.add_argument("--threads", type=_positive, default=1)
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--json", type=Path, required=True)
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
-    return value
-
-
 def _seeds(text: str) -> tuple[int, ...]:
     if "," not in text:
-        return tuple(range(_positive(text)))
+        return tuple(range(positive(text)))
     return tuple(dict.fromkeys(int(part) for part in text.split(",") if part))
 
 

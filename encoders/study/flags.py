@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from encoders.arguments import positive
 from encoders.study.ablation import SWITCHES
 from encoders.study.recall import DEFAULT_MEASURE
 
@@ -36,10 +37,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     encode.add_argument("artifact", type=Path)
     encode.add_argument("--data", type=Path, required=True)
     encode.add_argument("--out", type=Path, required=True)
-    encode.add_argument("--dim", type=_positive, help="a Matryoshka prefix")
+    encode.add_argument("--dim", type=positive, help="a Matryoshka prefix")
     shorten = commands.add_parser("shorten", help="a copy of a folder with texts cut to some words")
     shorten.add_argument("--data", type=Path, required=True)
-    shorten.add_argument("--words", type=_positive, required=True)
+    shorten.add_argument("--words", type=positive, required=True)
     shorten.add_argument("--out", type=Path, required=True)
     reproduce = commands.add_parser("reproduce", help="an encoder trained again against the shipped one; exit code 1 where worse")
     reproduce.add_argument("artifact", type=Path, help="the one trained again")
@@ -53,18 +54,18 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def _common(made: argparse.ArgumentParser) -> None:
     made.add_argument("--out", type=Path, required=True, help="folder of results; runs that are done there are not run again")
-    made.add_argument("--seeds", type=_positive, default=3, help="how many, from 0")
+    made.add_argument("--seeds", type=positive, default=3, help="how many, from 0")
     made.add_argument("--dry-run", action="store_true", help="list the runs and what they would take")
     made.add_argument("--measure", default=DEFAULT_MEASURE, help="'<data set>/<task> <measure>'")
-    made.add_argument("--queries", type=_positive, help="at most so many queries per task")
+    made.add_argument("--queries", type=positive, help="at most so many queries per task")
     made.add_argument("--plot", choices=("png", "svg"), default="png")
 
 
 def _ranking(made: argparse.ArgumentParser) -> None:
     made.add_argument("--variant", choices=("new", "all"), default="new", help="items new to the user, or all")
-    made.add_argument("--length", type=_positive, default=50, help="behaviours of a history")
-    made.add_argument("--tiers", type=_positive, default=20)
-    made.add_argument("--train-impressions", type=_positive, help="rows that train the ranker; default: its own")
+    made.add_argument("--length", type=positive, default=50, help="behaviours of a history")
+    made.add_argument("--tiers", type=positive, default=20)
+    made.add_argument("--train-impressions", type=positive, help="rows that train the ranker; default: its own")
 
 
 def _training(made: argparse.ArgumentParser) -> None:
@@ -75,10 +76,3 @@ def _training(made: argparse.ArgumentParser) -> None:
     made.add_argument("--features-cache", type=Path, help="default: features in --out")
     made.add_argument("--cutoff", help="passed to the trainer: no sale of this day or later is used")
     made.add_argument("--minutes", type=float, default=0.0, help="what one run takes, for the first estimate")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
-    return value

@@ -69,7 +69,7 @@ class MoonStage:
         self.model.train(self.recipe.model.train_backbone)
         batch = moved(batch, self.device)
         keys = None if self.copy is None else Forms(self.copy.model, self.sources.pictures)
-        setting = Setting(self.config, self.recipe.switches, self.dims, self.online, keys, self._held.done)
+        setting = Setting(self.config, self.recipe.switches, self.dims, self.online, self._held.done)
         found: dict[str, Tensor] = {}
         if batch.photos is not None:
             found.update(photo_losses(batch.photos, self._names(), self._queue("photos"), setting))

@@ -43,7 +43,6 @@ class Setting:
     switches: Switches
     dims: tuple[int, ...]
     online: Forms
-    keys: Forms | None
     done: float
 
     def weight(self, name: str) -> float:
