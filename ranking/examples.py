@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moontide.embeddings import Embeddings
+from moontide.pit.histories import Histories, histories_of
+from moontide.pit.impressions import Impressions
+from moontide.pit.purchases import Purchases
 from ranking.features import Standard, scalars, simtier
-from ranking.histories import Histories, histories_of
-from ranking.impressions import Impressions
-from ranking.purchases import Purchases
 from ranking.splits import Split
 
 Ints = NDArray[np.int64]

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moontide.embeddings import Embeddings
+from moontide.pit.histories import Histories
+from moontide.pit.impressions import Impressions
+from moontide.pit.purchases import DAY, Purchases
+from moontide.pit.timeline import Timeline
 from moontide.simtier import SimTierSpec, TierCounts, tier_counts_ragged
-from ranking.histories import Histories
-from ranking.impressions import Impressions
-from ranking.purchases import DAY, Purchases
-from ranking.timeline import Timeline
 
 SCALARS: Final = ("sales_30_days", "sales_7_days", "sales_ever", "age_days", "history_length", "bought_before")
 #: Requests per call of the kernel: what is gathered for one call stays below some 100 MB.

@@ -19,10 +19,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from moontide.pit.purchases import Purchases
 from ranking.examples import Examples
 from ranking.fit import measure
 from ranking.metrics import paired_difference, user_aucs
-from ranking.purchases import Purchases
 
 FORMAT_VERSION: Final = 1
 BOOTSTRAP_SEED: Final = 11

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moontide.errors import Misconfigured
-from ranking.impressions import Impressions
+from moontide.pit.impressions import Impressions
 
 #: Months of Online Retail; `QUANTILES` of the requests' times are used where they do not fit the data.
 DEFAULT_DAYS: Final = ("2011-09-01", "2011-10-01", "2011-11-01")

@@ -18,12 +18,13 @@ from typing import Any, Final
 import torch
 
 from encoders.arguments import positive
+from encoders.purchases import read_purchases
 from encoders.study.vector_file import read_vectors
 from moontide.errors import Misconfigured, MoontideError
+from moontide.pit.impressions import VARIANTS, make_impressions
+from moontide.pit.purchases import Purchases
 from ranking.examples import Examples, make_examples, with_simtier
 from ranking.fit import FitConfig, Say, fit, score
-from ranking.impressions import VARIANTS, make_impressions
-from ranking.purchases import Purchases, read_purchases
 from ranking.report import body, seed_result, write_json
 from ranking.splits import split
 

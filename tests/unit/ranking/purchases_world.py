@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ranking.purchases import DAY, Purchases
+from moontide.pit.purchases import DAY, Purchases
 
 
 def purchases_of(rows, users=None, items=None):

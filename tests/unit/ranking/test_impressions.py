@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from encoders.purchases import read_purchases
 from moontide.errors import Misconfigured
+from moontide.pit.histories import histories_of
+from moontide.pit.impressions import RATIO, make_impressions
+from moontide.pit.purchases import DAY
 from ranking.features import SCALARS, scalars
-from ranking.histories import histories_of
-from ranking.impressions import RATIO, make_impressions
-from ranking.purchases import DAY, read_purchases
 from ranking.splits import bounds, microseconds, split
 from tests.unit.ranking.purchases_world import purchases_of, random_purchases, write_shop
 

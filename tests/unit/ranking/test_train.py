@@ -9,14 +9,14 @@ import torch
 from encoders.study.vector_file import read_vectors, write_vectors
 from moontide.embeddings import Embeddings
 from moontide.errors import Misconfigured
+from moontide.pit.histories import histories_of
+from moontide.pit.impressions import make_impressions
 from moontide.simtier import SimTierSpec, reference_tier_counts
 from moontide.spaces import EmbeddingSpace
 from ranking.din import Din, DinConfig
 from ranking.examples import make_examples, with_simtier
 from ranking.features import Standard, aligned, simtier
 from ranking.fit import FitConfig, fit, measure, score
-from ranking.histories import histories_of
-from ranking.impressions import make_impressions
 from ranking.splits import split
 from ranking.train import _parser, main
 from tests.unit.ranking.purchases_world import random_purchases, write_shop
@@ -136,7 +136,7 @@ def test_a_tiny_shop_end_to_end_twice_the_same(tmp_path):
 
 def test_vectors_that_know_the_basket_raise_gauc():
     """Items of one half are bought by one half of the users: vectors that know the half must help."""
-    from ranking.purchases import DAY
+    from moontide.pit.purchases import DAY
     from tests.unit.ranking.purchases_world import purchases_of
 
     draw = np.random.default_rng(0)

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moontide.errors import Misconfigured
-from ranking.purchases import DAY, Purchases
-from ranking.timeline import Timeline
+from moontide.pit.purchases import DAY, Purchases
+from moontide.pit.timeline import Timeline
 
 RATIO: Final = 4
 WINDOW: Final = 30 * DAY

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ranking.impressions import Impressions
-from ranking.purchases import Purchases
-from ranking.timeline import Timeline
+from moontide.pit.impressions import Impressions
+from moontide.pit.purchases import Purchases
+from moontide.pit.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)

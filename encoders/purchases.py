@@ -3,43 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from encoders.tables import column, read_table, read_text_table
 from encoders.transactions import read_log
 from moontide.errors import Misconfigured
+from moontide.pit.purchases import Purchases
 
 USER_COLUMNS: Final = ("user_id", "CustomerID")
-DAY: Final = 86_400_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Purchases:
-    """P purchases, each (user, item, time) once, ordered by (time, user, item).
-
-    Attributes:
-        user, item: (P,) int64, rows of `user_ids` and `item_ids`.
-        basket: (P,) int64; a basket belongs to one user.
-        time: (P,) int64, microseconds since 1970 in UTC.
-        left_out: sales left out, by reason.
-    """
-
-    user: NDArray[np.int64]
-    item: NDArray[np.int64]
-    basket: NDArray[np.int64]
-    time: NDArray[np.int64]
-    user_ids: tuple[str, ...]
-    item_ids: tuple[str, ...]
-    left_out: Mapping[str, int]
-
-    def __len__(self) -> int:
-        return len(self.item)
 
 
 def read_purchases(folder: Path) -> Purchases:

@@ -1,0 +1,1 @@
+"""Point-in-time: what was known at the time of a label, as row pointers first and vectors last."""

@@ -1,0 +1,1 @@
+"""Readers of published data sets in the layouts their authors released."""
