@@ -1,4 +1,4 @@
-"""Target attention over a user's behaviours, in the form of MUSE's released code (arXiv 2512.07216, `MultiHeadAttV2`, one head)."""
+"""Target attention over behaviours, in the form of MUSE's released code (arXiv 2512.07216, `MultiHeadAttV2`, one head)."""
 
 from __future__ import annotations
 

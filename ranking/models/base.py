@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +78,36 @@ class Side(nn.Module):
         raise NotImplementedError
 
 
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a model takes from the training rows before its first step.
+
+    Attributes:
+        scalars: (I, F) float32 and counts: (I, N + 1) float32, of the training impressions, as they are.
+        seen: (items,) bool, items among the training impressions or in their histories; row 0 is false.
+    """
+
+    scalars: Tensor
+    counts: Tensor
+    seen: Tensor
+
+
+@runtime_checkable
+class LearnsStatistics(Protocol):
+    """A module at any depth of a ranker that keeps statistics of the training rows."""
+
+    def learn_from(self, statistics: Statistics) -> None:
+        """Take them."""
+
+
 class Ranker(nn.Module):
     """A model of one label, or of several."""
+
+    def learn(self, statistics: Statistics) -> None:
+        """Hand the statistics of the training rows to every module that keeps some; called once, before training."""
+        for module in self.modules():
+            if isinstance(module, LearnsStatistics):
+                module.learn_from(statistics)
 
     def forward(self, batch: Batch) -> Tensor:
         """(G, K) float32 logits of `Batch.label`; what stands at padding means nothing."""

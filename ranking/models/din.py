@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ranking.batch import Batch
 from ranking.models.attention import TargetAttention
-from ranking.models.base import Parts, Ranker, Side, Standardise
+from ranking.models.base import Parts, Ranker, Side, Standardise, Statistics
 
 
 class IdEmbedding(nn.Module):
@@ -28,8 +28,9 @@ class IdEmbedding(nn.Module):
             self.rows.weight[0] = 0
         self.register_buffer("row", torch.arange(items))
 
-    def learn(self, seen: Tensor) -> None:
-        """Take (items,) bool, which items training has seen; the others share row 0."""
+    def learn_from(self, statistics: Statistics) -> None:
+        """Items that training has not seen share row 0."""
+        seen = statistics.seen
         self.row.copy_(torch.where(seen, torch.arange(len(seen)), 0))
 
     def forward(self, item: Tensor) -> Tensor:
@@ -79,6 +80,10 @@ class Din(Ranker):
         self.attention = attention or TargetAttention(sizes.width, sizes.attention)
         self.scalars = Standardise(parts.shapes.scalars)
         self.mlp = SidedMlp(3 * sizes.width + parts.shapes.scalars, sizes.hidden, sizes.dropout, sides)
+
+    def learn_from(self, statistics: Statistics) -> None:
+        """Standardise the scalars."""
+        self.scalars.learn(statistics.scalars)
 
     def forward(self, batch: Batch) -> Tensor:
         """(G, K) logits."""
