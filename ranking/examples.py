@@ -1,65 +1,134 @@
-"""Everything a model reads of one set of impressions, as tensors a batch at a time."""
+"""Everything a model reads of one training set, as tensors a batch at a time.
+
+I impressions, R requests, F scalars, N tiers, V vectors of D dims.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from moontide.embeddings import Embeddings
-from moontide.pit.histories import Histories, histories_of
-from moontide.pit.impressions import Impressions
-from moontide.pit.purchases import Purchases
-from ranking.features import Standard, scalars, simtier
+from moontide.errors import Misconfigured
+from moontide.pit.training_set import TrainingSet
+from ranking.batch import Batch
+from ranking.groups import groups_of
+from ranking.models.base import Shapes, Statistics
 from ranking.splits import Split
 
 Ints = NDArray[np.int64]
-Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
+#: Groups, and candidates of each, that statistics are taken from.
+SAMPLE: Final = (1024, 32)
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Impressions with their features. `scalars` (I, F) and `tiers` (I, N + 1) or None are standardised on the training rows."""
+    """A training set, its split, and what a model of one kind reads of it.
 
-    impressions: Impressions
-    histories: Histories
+    Attributes:
+        length: L; longer histories are cut to their newest behaviours.
+        scalars: (I, F) float32 in the order of `names`.
+        counts: (I, N + 1) float32, tier counts and `missing`; N may be 0.
+        labels: (I, A) float32, further labels.
+    """
+
+    data: TrainingSet
     split: Split
+    length: int
+    names: tuple[str, ...]
     scalars: NDArray[np.float32]
-    tiers: NDArray[np.float32] | None = None
+    counts: NDArray[np.float32]
+    labels: NDArray[np.float32]
+
+    @property
+    def shapes(self) -> Shapes:
+        """What a model is built for."""
+        tiers = self.counts.shape[1] - 1
+        return Shapes(len(self.data.item_ids) + 1, self.scalars.shape[1], max(tiers, 0), self.labels.shape[1])
+
+    @property
+    def bounds(self) -> tuple[Ints, Ints]:
+        """(R,) start and (R,) stop of each request's history, cut to L."""
+        stop = self.data.history_offsets[1:]
+        return np.maximum(self.data.history_offsets[:-1], stop - self.length), stop
 
     def users(self, rows: Ints) -> Ints:
-        """(B,) user of each row."""
-        return self.impressions.user[self.impressions.request[rows]]
+        """(B,) user of each impression."""
+        return self.data.request_user[self.data.request[rows]]
 
-    def batch(self, rows: Ints) -> Batch:
-        """Arguments of `Din.forward` for these rows."""
-        history, present = self.histories.padded(self.impressions.request[rows])
-        # Most histories are shorter than L; columns that are padding in every row cost attention for nothing.
-        first = int(np.argmax(present.any(axis=0))) if present.any() else present.shape[1] - 1
-        tiers = None if self.tiers is None else torch.from_numpy(self.tiers[rows])
-        return (
-            torch.from_numpy(self.impressions.item[rows]), torch.from_numpy(history[:, first:]),
-            torch.from_numpy(present[:, first:]), torch.from_numpy(self.scalars[rows]), tiers,
-        )  # fmt: skip
+    def statistics(self) -> Statistics:
+        """Of the training rows."""
+        rows, data = self.split.train, self.data
+        seen = np.zeros(len(data.item_ids) + 1, bool)
+        seen[data.item[rows] + 1] = True
+        start, stop = self.bounds
+        requests = np.unique(data.request[rows])
+        for begin, end in zip(start[requests], stop[requests], strict=True):
+            seen[data.history_items[begin:end] + 1] = True
+        groups = groups_of(data.request, rows, SAMPLE[1], np.random.default_rng(0))
+        chosen = np.random.default_rng(0).permutation(len(groups))[: SAMPLE[0]]
+        return Statistics(self.batch(groups[np.sort(chosen)]), torch.from_numpy(seen))
 
-    def labels(self, rows: Ints) -> NDArray[np.float32]:
-        """(B,) labels."""
-        return self.impressions.label[rows]
+    def batch(self, groups: Ints) -> Batch:
+        """Tensors of (G, K) groups of impressions, -1 where there is none."""
+        data, rows, valid = self.data, np.maximum(groups, 0), groups >= 0
+        request = data.request[rows[:, 0]]
+        start, stop = (part[request] for part in self.bounds)
+        width = max(int((stop - start).max(initial=0)), 1)
+        at = stop[:, None] - np.arange(width, 0, -1)[None, :]
+        present = at >= start[:, None]
+        at = np.where(present, at, 0)
+        history = np.where(present, _taken(data.history_items, at) + 1, 0)
+        vectors = np.where(present, _taken(data.history_vectors, at) + 1, 0)
+        return Batch(
+            item=torch.from_numpy(np.where(valid, data.item[rows] + 1, 0)),
+            vector=torch.from_numpy(np.where(valid, data.vector[rows] + 1, 0)),
+            valid=torch.from_numpy(valid),
+            history=torch.from_numpy(history),
+            history_vector=torch.from_numpy(vectors),
+            present=torch.from_numpy(present),
+            scalars=torch.from_numpy(self.scalars[rows]),
+            counts=torch.from_numpy(self.counts[rows]),
+            label=torch.from_numpy(data.label[rows]),
+            labels=torch.from_numpy(self.labels[rows]),
+        )
 
 
-def make_examples(purchases: Purchases, impressions: Impressions, split: Split, *, length: int) -> Examples:
-    """Features of the ID baseline."""
-    histories = histories_of(purchases, impressions, length)
-    values = scalars(purchases, impressions, histories)
-    return Examples(impressions, histories, split, Standard.of(values[split.train])(values))
+def make_examples(data: TrainingSet, split: Split, *, length: int, labels: Sequence[str] = ()) -> Examples:
+    """Examples without tiers.
+
+    Raises:
+        Misconfigured: the set's histories are shorter than `length` asks for, or a label is not in it.
+    """
+    made = data.card.get("length")
+    if made is not None and length > made:
+        raise Misconfigured(
+            f"length: expected at most {made}, the training set's, got {length}; build the set with --length {length}"
+        )
+    unknown = sorted(set(labels) - set(data.labels))
+    if unknown:
+        raise Misconfigured(f"labels: expected some of {sorted(data.labels)}, got {unknown}")
+    rows = len(data.item)
+    names = tuple(data.scalars)
+    scalars = np.stack([data.scalars[name] for name in names], axis=1) if names else np.zeros((rows, 0), np.float32)
+    further = np.stack([data.labels[name] for name in labels], axis=1) if labels else np.zeros((rows, 0), np.float32)
+    return Examples(data, split, length, names, np.nan_to_num(scalars), np.zeros((rows, 1), np.float32), further)
 
 
-def with_simtier(examples: Examples, purchases: Purchases, vectors: Embeddings, *, tiers: int) -> Examples:
-    """The same examples with SimTier counts of one space beside them."""
-    found = simtier(purchases, examples.impressions, examples.histories, vectors, tiers=tiers)
-    values = np.log1p(np.column_stack([found.counts, found.missing]).astype(np.float32))
-    standard = Standard.of(values[examples.split.train])
-    return Examples(examples.impressions, examples.histories, examples.split, examples.scalars, standard(values))
+def with_counts(examples: Examples, counts: NDArray[np.int32], missing: NDArray[np.int32]) -> Examples:
+    """The same examples with (I, N) tier counts and (I,) `missing`."""
+    return replace(examples, counts=np.column_stack([counts, missing]).astype(np.float32))
+
+
+def vector_rows(data: TrainingSet) -> torch.Tensor:
+    """(V + 1, D) float32 unit vectors, row 0 zero: what `VectorTable` holds."""
+    codes = data.vectors.codes.astype(np.float32) * data.vectors.inv_norm[:, None] * data.vectors.present[:, None]
+    return torch.from_numpy(np.concatenate([np.zeros((1, codes.shape[1]), np.float32), codes.astype(np.float32)]))
+
+
+def _taken(values: Ints, at: Ints) -> Ints:
+    return values[at] if len(values) else np.zeros(at.shape, np.int64)

@@ -3,92 +3,109 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from encoders.training.checkpoint import Checkpoint, CheckpointFolder
+from encoders.training.optimizer import Optimizer, random_state
 from moontide.errors import Misconfigured
-from ranking.din import Din, DinConfig
+from ranking.config import FitConfig
 from ranking.examples import Examples
+from ranking.groups import batches, groups_of
 from ranking.metrics import auc, gauc, log_loss, user_aucs
+from ranking.models.base import Ranker
 
-SCORE_BATCH: Final = 4096
+SCORE_GROUPS: Final = 64
+SCORE_CANDIDATES: Final = 64
 Say = Callable[[str], None]
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class FitConfig:
-    """Settings of training, shared by all models: the best of a few tried for the ID model on Online Retail's validation days.
-
-    Args:
-        epochs: at most so many; training stops after `patience` epochs without a better validation GAUC.
-        decay: weight decay of AdamW.
-    """
-
-    epochs: int = 4
-    batch: int = 1024
-    rate: float = 2e-3
-    decay: float = 1e-4
-    patience: int = 2
-    width: int = 32
-    hidden: tuple[int, ...] = (64, 32)
-    dropout: float = 0.1
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The chosen model, and validation GAUC after each epoch."""
+    """The chosen model, and after each epoch ``epoch``, ``train_loss`` and ``validation`` (``auc``, ``gauc``, ``log_loss``)."""
 
-    model: Din
-    curve: tuple[float, ...]
+    model: Ranker
+    curve: tuple[Record, ...]
 
 
-def fit(examples: Examples, config: FitConfig, *, items: int, seed: int, say: Say) -> Fitted:
-    """Train; bit-equal on CPU with the same seed, threads and torch.
+class Trained:
+    """What the optimizer needs of a model."""
+
+    def __init__(self, model: Ranker, config: FitConfig) -> None:
+        self.name, self._model, self._config = "rank", model, config
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One group with one rate."""
+        return [{"params": list(self._model.parameters()), "lr": self._config.rate, "weight_decay": self._config.decay}]
+
+
+def fit(
+    model: Ranker, examples: Examples, config: FitConfig, *, seed: int, say: Say, checkpoints: CheckpointFolder | None = None
+) -> Fitted:
+    """Train; bit-equal on CPU with the same seed, threads and torch, also when it goes on from a checkpoint of an epoch's end.
 
     Raises:
-        Misconfigured: a loss that is not finite.
+        Misconfigured: a loss that is not finite, or a checkpoint of something else.
     """
-    torch.manual_seed(seed)
-    tiers = 0 if examples.tiers is None else examples.tiers.shape[1] - 1
-    shape = DinConfig(items, examples.scalars.shape[1], tiers, config.width, config.hidden, config.dropout)
-    model = Din(shape)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.decay)
-    order = np.random.default_rng(seed)
-    best, curve = copy.deepcopy(model.state_dict()), list[float]()
-    for epoch in range(config.epochs):
-        loss = _epoch(model, optimizer, examples, order.permutation(examples.split.train), config.batch)
-        if not np.isfinite(loss):
-            raise Misconfigured(f"training: expected a finite loss, got {loss} in epoch {epoch}; lower the rate")
-        curve.append(measure(examples, examples.split.validation, score(model, examples, examples.split.validation))["gauc"])
-        say(f"seed {seed} epoch {epoch + 1}/{config.epochs}: loss {loss:.4f}, validation GAUC {100 * curve[-1]:.2f}")
-        if curve[-1] >= max(curve):
-            best = copy.deepcopy(model.state_dict())
-        elif len(curve) - 1 - int(np.argmax(curve)) >= config.patience:
+    model.learn(examples.statistics())
+    optimizer = Optimizer(Trained(model, config), "cpu")  # type: ignore[arg-type]
+    best = copy.deepcopy(model.state_dict())
+    curve, first = list[Record](), 0
+    if checkpoints is not None and (found := checkpoints.latest("rank")) is not None:
+        curve, first = found.history, found.step
+        model.load_state_dict(_part(found.tensors["stage"], "now"))
+        best = _part(found.tensors["stage"], "best")
+        optimizer.load_state(found.tensors["optimizer"])
+        torch.set_rng_state(found.tensors["random"]["cpu"])
+    for epoch in range(first, config.epochs):
+        if _is_over(curve, config.patience):
             break
+        loss = _epoch(model, optimizer, examples, config, np.random.default_rng([seed, epoch]))
+        if not np.isfinite(loss):
+            raise Misconfigured(f"training: expected a finite loss, got {loss} in epoch {epoch + 1}; lower fit.rate")
+        measured = measure(examples, examples.split.validation, score(model, examples, examples.split.validation))
+        curve.append({"epoch": epoch + 1, "train_loss": loss, "validation": measured})
+        say(f"seed {seed} epoch {epoch + 1}/{config.epochs}: loss {loss:.4f}, validation GAUC {100 * measured['gauc']:.2f}")
+        if _gauc(curve[-1]) >= max(map(_gauc, curve)):
+            best = copy.deepcopy(model.state_dict())
+        if checkpoints is not None:
+            tensors = {**_named(model.state_dict(), "now"), **_named(best, "best")}
+            parts = {"stage": tensors, "optimizer": optimizer.state(), "random": random_state("cpu")}
+            checkpoints.save(Checkpoint("rank", epoch + 1, config.epochs, parts, curve))
     model.load_state_dict(best)
     return Fitted(model, tuple(curve))
 
 
-def score(model: Din, examples: Examples, rows: Ints) -> NDArray[np.float32]:
-    """(B,) float32 logits of the rows."""
+def score(model: nn.Module, examples: Examples, rows: Ints) -> NDArray[np.float32]:
+    """(B,) float32 logits of the impressions `rows`."""
+    groups = groups_of(examples.data.request, rows, SCORE_CANDIDATES)
+    found = np.zeros(len(examples.data.item), np.float32)
     model.eval()
-    with torch.no_grad():
-        parts = [
-            model(*examples.batch(rows[at : at + SCORE_BATCH])).numpy().astype(np.float32)
-            for at in range(0, len(rows), SCORE_BATCH)
-        ]
-    return np.concatenate([np.zeros(0, np.float32), *parts])
+    with torch.inference_mode():
+        for chosen in batches(groups, lengths(examples, groups), SCORE_GROUPS):
+            logits = model(examples.batch(chosen)).numpy()
+            found[chosen[chosen >= 0]] = logits[chosen >= 0]
+    return found[rows]
+
+
+def lengths(examples: Examples, groups: Ints) -> Ints:
+    """(groups,) behaviours of each group's history, cut to L."""
+    start, stop = examples.bounds
+    request = examples.data.request[groups[:, 0]]
+    return stop[request] - start[request]
 
 
 def measure(examples: Examples, rows: Ints, logits: NDArray[np.float32]) -> dict[str, float]:
     """``auc``, ``gauc`` and ``log_loss`` over these rows."""
-    labels = examples.labels(rows)
+    labels = examples.data.label[rows]
     return {
         "auc": auc(labels, logits),
         "gauc": gauc(user_aucs(examples.users(rows), labels, logits)),
@@ -96,15 +113,32 @@ def measure(examples: Examples, rows: Ints, logits: NDArray[np.float32]) -> dict
     }
 
 
-def _epoch(model: Din, optimizer: torch.optim.Optimizer, examples: Examples, rows: Ints, batch: int) -> float:
+def _epoch(model: Ranker, optimizer: Optimizer, examples: Examples, config: FitConfig, order: np.random.Generator) -> float:
     model.train()
-    total = 0.0
-    for at in range(0, len(rows), batch):
-        chosen = rows[at : at + batch]
-        logits = model(*examples.batch(chosen))
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(examples.labels(chosen)))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        total += loss.item() * len(chosen)
-    return total / len(rows)
+    groups = groups_of(examples.data.request, examples.split.train, config.candidates, order)
+    total, seen = 0.0, 0
+    for chosen in batches(groups, lengths(examples, groups), config.groups, order):
+        loss = model.loss(examples.batch(chosen))
+        norm = optimizer.gradients(loss)
+        optimizer.step(1.0, norm=norm, clip=None)
+        count = int((chosen >= 0).sum())
+        total, seen = total + float(loss.detach()) * count, seen + count
+    return total / max(seen, 1)
+
+
+def _is_over(curve: list[Record], patience: int) -> bool:
+    return bool(curve) and len(curve) - 1 - int(np.argmax([_gauc(r) for r in curve])) >= patience
+
+
+def _gauc(record: Record) -> float:
+    found = float(record["validation"]["gauc"])
+    return found if np.isfinite(found) else 0.0
+
+
+def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def _part(tensors: Any, prefix: str) -> dict[str, Tensor]:
+    chosen: Iterable[tuple[str, Tensor]] = tensors.items()
+    return {name.partition(".")[2]: value for name, value in chosen if name.startswith(f"{prefix}.")}

@@ -83,12 +83,11 @@ class Statistics:
     """What a model takes from the training rows before its first step.
 
     Attributes:
-        scalars: (I, F) float32 and counts: (I, N + 1) float32, of the training impressions, as they are.
+        sample: groups drawn from the training rows, some thousand candidates.
         seen: (items,) bool, items among the training impressions or in their histories; row 0 is false.
     """
 
-    scalars: Tensor
-    counts: Tensor
+    sample: Batch
     seen: Tensor
 
 
@@ -120,7 +119,7 @@ class Ranker(nn.Module):
 
 
 class Standardise(nn.Module):
-    """``(log1p(x) - mean) / spread`` per column; the statistics are buffers, so they travel with the model and its export."""
+    """``(x - mean) / spread`` per column; the statistics are buffers, so they travel with the model and its export."""
 
     mean: Tensor
     spread: Tensor
@@ -134,14 +133,14 @@ class Standardise(nn.Module):
         """Take the statistics of (rows, columns) float32 training rows; a column that does not vary keeps spread 1."""
         if not len(rows):
             return
-        values = torch.log1p(rows.double())
+        values = rows.double()
         spread = values.std(dim=0, correction=0)
         self.mean.copy_(values.mean(dim=0))
         self.spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
 
     def forward(self, rows: Tensor) -> Tensor:
         """Same shape."""
-        return (torch.log1p(rows) - self.mean) / self.spread
+        return (rows - self.mean) / self.spread
 
 
 class VectorTable(nn.Module):

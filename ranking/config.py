@@ -1,0 +1,134 @@
+"""One TOML file an experiment: data, sizes, training, and the models by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from encoders.toml_config import build, read_toml
+from moontide.errors import Misconfigured
+from ranking.models.base import Sizes
+
+CONFIGS: Final = Path(__file__).with_name("configs")
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """What is learnt from.
+
+    Args:
+        variant: of impressions made from purchases: ``new`` or ``all``.
+        days: first moments of validation and test, and the end; empty: the defaults of `ranking.splits`.
+        train_impressions: training rows kept, whole users drawn under a fixed seed; 0: all.
+        labels: further labels of multi-task models.
+        drop: scalars left out, e.g. what is not known when serving.
+    """
+
+    variant: str = "new"
+    days: tuple[str, ...] = ()
+    train_impressions: int = 0
+    labels: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """Training, shared by all models of a file.
+
+    Args:
+        epochs: at most so many; training stops after `patience` epochs without a better validation GAUC.
+        groups: groups a batch.
+        candidates: K of a group in training.
+        decay: weight decay of AdamW.
+    """
+
+    epochs: int = 5
+    groups: int = 64
+    candidates: int = 32
+    rate: float = 2e-3
+    decay: float = 1e-4
+    patience: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One model.
+
+    Args:
+        backbone: ``din`` or ``fat``.
+        attention: ``target`` or ``sata``.
+        sides: content, in order: ``raw``, ``similarity``, ``simtier``, ``make``.
+        tiers: N of `simtier`; 0: no tiers are counted.
+        shuffle: the items' vectors are shuffled: a control.
+        options: of the sides, by name.
+    """
+
+    backbone: str = "din"
+    attention: str = "target"
+    sides: tuple[str, ...] = ()
+    tiers: int = 0
+    shuffle: bool = False
+    options: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def reads_vectors(self) -> bool:
+        """The model needs a space."""
+        return bool(self.sides) or self.attention == "sata"
+
+
+@dataclass(frozen=True, slots=True)
+class CompareConfig:
+    """What `ranking.compare` runs.
+
+    Args:
+        base: the model that differences are to.
+        models: names, in the table's order.
+        lengths: of histories.
+        seeds: how many.
+    """
+
+    base: str = "id"
+    models: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = (50,)
+    seeds: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RankingConfig:
+    """A whole file. `name` is the file's."""
+
+    name: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    sizes: Sizes = field(default_factory=Sizes)
+    fit: FitConfig = field(default_factory=FitConfig)
+    make: FitConfig = field(default_factory=FitConfig)
+    models: dict[str, ModelConfig] = field(default_factory=dict)
+    compare: CompareConfig = field(default_factory=CompareConfig)
+
+    def model(self, name: str) -> ModelConfig:
+        """The model of that name, or `Misconfigured`."""
+        if name not in self.models:
+            raise Misconfigured(f"model: expected one of {sorted(self.models)}, got {name!r}")
+        return self.models[name]
+
+    def digest(self, *parts: Any) -> str:
+        """16 hex digits over data, sizes, both kinds of training, and `parts`: what decides a run beside its data."""
+        body = [asdict(self.data), asdict(self.sizes), asdict(self.fit), asdict(self.make), *parts]
+        return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def load_config(source: str | Path, *, overrides: Sequence[str] = ()) -> RankingConfig:
+    """Read a TOML file, or one of `ranking/configs` by its name.
+
+    Args:
+        overrides: ``section.key=value`` with a TOML value.
+
+    Raises:
+        Misconfigured: no such file, not TOML, an unknown key, or a value of another type.
+    """
+    path, body = read_toml(source, CONFIGS, overrides=overrides)
+    return build(RankingConfig, {"name": path.stem, **body})
