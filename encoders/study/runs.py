@@ -10,7 +10,10 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -74,18 +77,22 @@ def python(module: str, *arguments: object) -> tuple[str, ...]:
     return (sys.executable, "-m", module, *map(str, arguments))
 
 
-def execute(runs: Sequence[Run], root: Path, *, say: Say, clock: Callable[[], float], dry: bool = False) -> bool:
+def execute(runs: Sequence[Run], root: Path, *, say: Say, clock: Callable[[], float], dry: bool = False, jobs: int = 1) -> bool:
     """Run what is not done, in order, with an estimate of what is left; False after a dry run, which only lists.
 
+    Args:
+        jobs: runs at a time, each in processes of its own.
+
     Raises:
-        Misconfigured: two runs of one name, or a command that failed; its log's end is in the message.
+        Misconfigured: two runs of one name, or a command that failed; its log's end is in the message. Runs that were under
+            way are waited for, later ones are not begun.
     """
-    names = [run.name for run in runs]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    names = Counter(run.name for run in runs)
+    twice = sorted(name for name, count in names.items() if count > 1)
     if twice:
         raise Misconfigured(f"study: expected each run once, got {twice} more than once")
     left = [run for run in runs if not run.done(root)]
-    estimate = f", about {sum(run.seconds for run in left) / 60:.0f} min" if all(run.seconds for run in left) else ""
+    estimate = f", about {sum(run.seconds for run in left) / 60 / jobs:.0f} min" if all(run.seconds for run in left) else ""
     say(f"{len(runs)} runs, {len(runs) - len(left)} done, {len(left)} to go{estimate}")
     if dry:
         for run in runs:
@@ -93,18 +100,45 @@ def execute(runs: Sequence[Run], root: Path, *, say: Say, clock: Callable[[], fl
             for command in run.commands:
                 say("       " + " ".join(command))
         return False
-    spent, expected = 0.0, 0.0
-    for at, run in enumerate(left):
-        started = clock()
-        say(f"[{at + 1}/{len(left)}] {run.name}")
-        _execute_one(run, root)
-        spent += clock() - started
-        expected += run.seconds
-        # Expected durations say how the rest compares with what is over; without them every run counts the same.
-        rest = sum(later.seconds for later in left[at + 1 :])
-        remaining = spent * rest / expected if expected and rest else spent / (at + 1) * (len(left) - at - 1)
-        say(f"[{at + 1}/{len(left)}] {run.name}: {clock() - started:.0f} s, about {remaining / 60:.1f} min left")
+    progress = _Progress(left, jobs, say, clock)
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for future in as_completed([pool.submit(progress.around, run, root) for run in left]):
+            future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
     return True
+
+
+class _Progress:
+    """Says what begins, what ended, and how long the rest will take. For several threads."""
+
+    def __init__(self, runs: Sequence[Run], jobs: int, say: Say, clock: Callable[[], float]) -> None:
+        self._left, self._total, self._jobs = {run.name: run for run in runs}, len(runs), jobs
+        self._say, self._clock, self._lock = say, clock, threading.Lock()
+        self._begun, self._spent, self._expected = 0, 0.0, 0.0
+
+    def around(self, run: Run, root: Path) -> None:
+        """Execute one run."""
+        with self._lock:
+            self._begun += 1
+            self._say(f"[{self._begun}/{self._total}] {run.name}")
+        started = self._clock()
+        _execute_one(run, root)
+        seconds = self._clock() - started
+        with self._lock:
+            del self._left[run.name]
+            self._spent += seconds
+            self._expected += run.seconds
+            done = self._total - len(self._left)
+            self._say(f"[{done}/{self._total}] {run.name}: {seconds:.0f} s, about {self._remaining(done) / 60:.1f} min left")
+
+    def _remaining(self, done: int) -> float:
+        # Expected durations say how the rest compares with what is over; without them every run counts the same.
+        rest = sum(later.seconds for later in self._left.values())
+        by_expected = self._expected and rest
+        total = self._spent * rest / self._expected if by_expected else self._spent / done * len(self._left)
+        return total / self._jobs
 
 
 def _execute_one(run: Run, root: Path) -> None:

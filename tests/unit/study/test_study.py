@@ -231,3 +231,25 @@ def test_measures_of_another_json_are_refused():
     assert measure_of(body, "t r", dim=32) == 0.5
     with pytest.raises(Misconfigured, match="measure"):
         measure_of(body, "t r")
+
+
+def test_several_runs_at_a_time_all_end_and_a_failure_begins_no_other(tmp_path):
+    # Each of the first two waits for the other: one at a time they would never end.
+    meet = f"""
+import pathlib, time
+me = pathlib.Path(r'{HERE}'); other = me.with_name({{'a': 'b', 'b': 'a'}}[me.name])
+(me / 'here').touch(); end = time.time() + 30
+while not (other / 'here').exists():
+    assert time.time() < end; time.sleep(0.01)
+(me / 'result.json').write_text('1')
+"""
+    pair = [Run(name, ((sys.executable, "-c", meet),)) for name in ("a", "b")]
+    said = []
+    assert execute(pair, tmp_path, say=said.append, clock=lambda: 0.0, jobs=2)
+    assert all(run.done(tmp_path) for run in pair)
+    assert [line.startswith("[2/2]") for line in said].count(True) == 2
+    failing = Run("failing", ((sys.executable, "-c", "raise SystemExit(1)"),))
+    later = [Run(f"later{at}", ((sys.executable, "-c", f"open(r'{HERE}/result.json', 'w').write('1')"),)) for at in range(9)]
+    with pytest.raises(Misconfigured, match="exit code 0, got 1"):
+        execute([failing, *later], tmp_path / "second", say=said.append, clock=lambda: 0.0)
+    assert sum(run.done(tmp_path / "second") for run in later) < len(later)
