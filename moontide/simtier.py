@@ -12,7 +12,7 @@ ranking model. MUSE's released code counts padding as cosine 0: add `TierCounts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from moontide import names
 from moontide.embeddings import Embeddings
 from moontide.errors import Misconfigured, SpaceMismatch
-from moontide.tier_kernel import KERNEL
+from moontide.tier_kernel import KERNEL, Side
 
 MAX_TIERS: Final = 1_000
 SELF_MATCH_RULES: Final = ("keep", "drop_same_id")
+
+_Keys = tuple[NDArray[np.integer] | None, NDArray[np.integer] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,8 @@ def tier_counts(candidates: Embeddings, history: Embeddings, spec: SimTierSpec) 
         SpaceMismatch: a space other than the spec's.
         ValueError: `drop_same_id` without ids.
     """
-    _check(candidates, history, spec)
-    same = _same_ids(candidates.ids, history.ids) if spec.self_match == "drop_same_id" else None
-    return _count(candidates, history, spec.tiers, same)
+    rows = np.array([[0, len(candidates)], [0, len(history)]], np.int64)
+    return tier_counts_ragged(candidates, rows[0], history, rows[1], spec)
 
 
 def tier_counts_ragged(
@@ -110,6 +111,10 @@ def tier_counts_ragged(
     history: Embeddings,
     hist_offsets: NDArray[np.integer],
     spec: SimTierSpec,
+    *,
+    candidate_keys: NDArray[np.integer] | None = None,
+    history_keys: NDArray[np.integer] | None = None,
+    threads: int = 1,
 ) -> TierCounts:
     """`tier_counts` of many users in one call.
 
@@ -119,29 +124,61 @@ def tier_counts_ragged(
         history: the behaviours of all users, end to end.
         hist_offsets: (U + 1,) likewise.
         spec: as in `tier_counts`.
+        candidate_keys: one integer per candidate row, equal where the items are; with `history_keys`, in place of ids.
+        history_keys: one integer per behaviour.
+        threads: how many threads share the users; more than 1 only where the linear algebra library has one.
 
     Returns:
         `TierCounts` in candidate row order, equal to U separate calls.
 
     Raises:
-        ValueError: offsets of another length, not rising, or not covering the rows.
+        ValueError: offsets of another length, not rising, or not covering the rows; `drop_same_id` with neither ids nor keys.
         SpaceMismatch: a space other than the spec's.
     """
     _check(candidates, history, spec)
-    _check_offsets(cand_offsets, len(candidates), "cand_offsets")
-    _check_offsets(hist_offsets, len(history), "hist_offsets")
-    if len(cand_offsets) != len(hist_offsets):
-        raise ValueError(f"expected as many users on both sides, got {len(cand_offsets) - 1} and {len(hist_offsets) - 1}")
-    counts = np.zeros((len(candidates), spec.tiers), np.int32)
-    missing = np.zeros(len(candidates), np.int32)
-    for user in range(len(cand_offsets) - 1):
-        rows = slice(int(cand_offsets[user]), int(cand_offsets[user + 1]))
-        seen = slice(int(hist_offsets[user]), int(hist_offsets[user + 1]))
-        mine, theirs = candidates.take(rows), history.take(seen)
-        same = _same_ids(mine.ids, theirs.ids) if spec.self_match == "drop_same_id" else None
-        part = _count(mine, theirs, spec.tiers, same)
-        counts[rows], missing[rows] = part.counts, part.missing
-    return TierCounts(counts, missing)
+    keys: _Keys = (candidate_keys, history_keys)
+    if spec.self_match == "drop_same_id" and candidate_keys is None and history_keys is None:
+        keys = _keys_of_ids(candidates.ids, history.ids)
+    left, right = _side(candidates, None, cand_offsets), _side(history, None, hist_offsets)
+    return _count(left, right, spec, keys, threads)
+
+
+def tier_counts_at(
+    table: Embeddings,
+    candidate_rows: NDArray[np.integer],
+    cand_offsets: NDArray[np.integer],
+    history_rows: NDArray[np.integer],
+    hist_offsets: NDArray[np.integer],
+    spec: SimTierSpec,
+    *,
+    candidate_keys: NDArray[np.integer] | None = None,
+    history_keys: NDArray[np.integer] | None = None,
+    threads: int = 1,
+) -> TierCounts:
+    """`tier_counts` of U requests by pointers into one table: a vector that occurs in many requests is never copied whole.
+
+    Args:
+        table: V rows of the spec's space; ids are not looked at. A row that is not present is as good as none.
+        candidate_rows: (R,) integers in -1..V - 1, the candidates of all requests end to end; -1: no vector.
+        cand_offsets: (U + 1,) rising from 0 to R; request u has ``candidate_rows[cand_offsets[u]:cand_offsets[u + 1]]``.
+        history_rows: (H,) integers in -1..V - 1, the behaviours of all requests end to end, already truncated to ``spec.length``.
+        hist_offsets: (U + 1,) rising from 0 to H.
+        spec: names the space of `table`.
+        candidate_keys: (R,) integers, equal where the *items* are (two versions of one item are two rows and one key, and an
+            item without a vector has a key too). `drop_same_id` needs both keys; `keep` does not look at them.
+        history_keys: (H,) likewise.
+        threads: as in `tier_counts_ragged`.
+
+    Returns:
+        `TierCounts`: counts (R, N) int32 and missing (R,) int32, in the order of `candidate_rows`.
+
+    Raises:
+        ValueError: offsets that do not rise or do not cover; a pointer outside the table; keys of another length or absent.
+        SpaceMismatch: a space other than the spec's.
+    """
+    _check(table, table, spec)
+    left, right = _side(table, candidate_rows, cand_offsets), _side(table, history_rows, hist_offsets)
+    return _count(left, right, spec, (candidate_keys, history_keys), threads)
 
 
 def reference_tier_counts(candidates: Embeddings, history: Embeddings, spec: SimTierSpec) -> TierCounts:
@@ -164,25 +201,41 @@ def reference_tier_counts(candidates: Embeddings, history: Embeddings, spec: Sim
     return TierCounts(counts, missing)
 
 
-def _count(candidates: Embeddings, history: Embeddings, tiers: int, same: NDArray[np.bool_] | None) -> TierCounts:
-    length = len(history)
-    usable = candidates.present[:, None] & history.present[None, :]
-    if same is not None:
-        usable &= ~same
-    counted = KERNEL(candidates.codes, candidates.inv_norm, history.codes, history.inv_norm, tiers, usable)
-    dropped = 0 if same is None else same.sum(axis=1, dtype=np.int32)
-    missing = np.full(len(candidates), length, np.int32) - dropped - counted.sum(axis=1, dtype=np.int32)
-    return TierCounts(counted, missing.astype(np.int32))
+def _count(left: Side, right: Side, spec: SimTierSpec, keys: _Keys, threads: int) -> TierCounts:
+    if len(left.offsets) != len(right.offsets):
+        raise ValueError(f"expected as many users on both sides, got {len(left.offsets) - 1} and {len(right.offsets) - 1}")
+    if spec.self_match == "drop_same_id":
+        left, right = _with_keys(left, keys[0], "candidate_keys"), _with_keys(right, keys[1], "history_keys")
+    return TierCounts(*KERNEL(left, right, spec.tiers, threads))
 
 
-def _same_ids(left: Sequence[str] | None, right: Sequence[str] | None) -> NDArray[np.bool_]:
-    """(C, L) bool, through integer codes: comparing C x L strings costs more than the kernel."""
+def _side(table: Embeddings, rows: NDArray[np.integer] | None, offsets: NDArray[np.integer]) -> Side:
+    pointers = np.arange(len(table)) if rows is None else np.asarray(rows, np.int64)
+    _check_offsets(offsets, len(pointers))
+    if len(pointers) and (pointers.min() < -1 or pointers.max() >= len(table)):
+        raise ValueError(f"rows: expected -1 to {len(table) - 1}, got {pointers.min()} to {pointers.max()}")
+    if not len(table):
+        table = Embeddings.absent(table.space, 1)
+    return Side(table.codes, table.inv_norm, table.present, pointers, np.asarray(offsets, np.int64))
+
+
+def _with_keys(side: Side, keys: NDArray[np.integer] | None, name: str) -> Side:
+    if keys is None:
+        raise ValueError(f"drop_same_id: expected {name}, or ids on candidates and history, got none; use Embeddings.with_ids")
+    if keys.shape != side.rows.shape:
+        raise ValueError(f"{name}: expected {len(side.rows)} integers, got shape {keys.shape}")
+    return replace(side, keys=np.asarray(keys, np.int64))
+
+
+def _keys_of_ids(left: Sequence[str] | None, right: Sequence[str] | None) -> _Keys:
+    """Integers that are equal where the ids are."""
     if left is None or right is None:
-        raise ValueError("drop_same_id: expected ids on candidates and history, got none; use Embeddings.with_ids")
+        return None, None
     number: dict[str, int] = {}
-    a = np.fromiter((number.setdefault(i, len(number)) for i in left), np.int64, len(left))
-    b = np.fromiter((number.get(i, -1) for i in right), np.int64, len(right))
-    return np.equal(a[:, None], b[None, :])
+    keys = np.fromiter(
+        (number.setdefault(i, len(number)) for ids in (left, right) for i in ids), np.int64, len(left) + len(right)
+    )
+    return keys[: len(left)], keys[len(left) :]
 
 
 def _check(candidates: Embeddings, history: Embeddings, spec: SimTierSpec) -> None:
@@ -197,10 +250,10 @@ def _check(candidates: Embeddings, history: Embeddings, spec: SimTierSpec) -> No
         )
 
 
-def _check_offsets(offsets: NDArray[np.integer], rows: int, name: str) -> None:
+def _check_offsets(offsets: NDArray[np.integer], rows: int) -> None:
     ok = offsets.ndim == 1 and len(offsets) >= 1 and offsets[0] == 0 and offsets[-1] == rows
     if not ok or bool((np.diff(offsets) < 0).any()):
-        raise ValueError(f"{name}: expected rising offsets from 0 to {rows}, got {offsets[:5]}..{offsets[-1:]}")
+        raise ValueError(f"expected rising offsets from 0 to {rows}, got {offsets[:5]}..{offsets[-1:]}")
 
 
 __all__ = [
@@ -208,5 +261,6 @@ __all__ = [
     "TierCounts",
     "reference_tier_counts",
     "tier_counts",
+    "tier_counts_at",
     "tier_counts_ragged",
 ]

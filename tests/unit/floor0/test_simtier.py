@@ -12,6 +12,7 @@ from moontide.simtier import (
     SimTierSpec,
     reference_tier_counts,
     tier_counts,
+    tier_counts_at,
     tier_counts_ragged,
 )
 from moontide.tier_kernel import exact_dots, pair_tiers
@@ -210,3 +211,122 @@ def test_blocks_do_not_change_the_counts(monkeypatch):
     whole = tier_counts(a, b, spec())
     monkeypatch.setattr("moontide.tier_kernel._BLOCK_PAIRS", 64)
     assert equal(tier_counts(a, b, spec()), whole)
+
+
+def world(rng, requests, rows, *, most=6, dim=16):
+    """A table of vectors with gaps, and U requests that point into it; the keys are the items of the pointers."""
+    table = embeddings(rng, rows, dim, zeros=0.2)
+    item_of = rng.integers(0, max(rows // 2, 1), rows)
+
+    def side():
+        offsets = np.concatenate([[0], np.cumsum(rng.integers(0, most, requests))])
+        pointers = rng.integers(-1, rows, offsets[-1])
+        lost = rng.integers(0, max(rows // 2, 1), offsets[-1])
+        return pointers, offsets, np.where(pointers >= 0, item_of[pointers] if rows else lost, lost)
+
+    return table, side(), side()
+
+
+def by_the_reference(table, pointers, keys):
+    """The rows a pointer names, gathered and named by their keys, -1 as a row that is not present."""
+    codes = np.array([table.codes[p] if p >= 0 else np.zeros(table.space.dim, np.int8) for p in pointers], np.int8)
+    return Embeddings.from_codes(
+        table.space, codes.reshape(-1, table.space.dim), np.ones(len(pointers), np.float32), ids=[str(k) for k in keys]
+    )
+
+
+def check_against_the_reference(table, ours, theirs, rule, tiers=10, **how):
+    (cr, co, ck), (hr, ho, hk) = ours, theirs
+    got = tier_counts_at(table, cr, co, hr, ho, spec(tiers, rule), candidate_keys=ck, history_keys=hk, **how)
+    assert got.counts.shape == (len(cr), tiers) and got.counts.dtype == got.missing.dtype == np.int32
+    for c0, c1, h0, h1 in zip(co[:-1], co[1:], ho[:-1], ho[1:], strict=True):
+        a, b = by_the_reference(table, cr[c0:c1], ck[c0:c1]), by_the_reference(table, hr[h0:h1], hk[h0:h1])
+        wanted = reference_tier_counts(a, b, spec(tiers, rule))
+        assert np.array_equal(got.counts[c0:c1], wanted.counts)
+        assert np.array_equal(got.missing[c0:c1], wanted.missing)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    requests=st.integers(0, 6),
+    rows=st.integers(1, 12),
+    rule=st.sampled_from(["keep", "drop_same_id"]),
+    block=st.sampled_from([1, 3, 40, 1 << 18]),
+    threads=st.sampled_from([1, 2]),
+)
+def test_pointers_equal_the_reference_whatever_the_blocks(seed, requests, rows, rule, block, threads):
+    rng = np.random.default_rng(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("moontide.tier_kernel._BLOCK_PAIRS", block)
+        patch.setattr("moontide.tier_kernel._BLOCK_VALUES", block * 8)
+        check_against_the_reference(*world(rng, requests, rows), rule, threads=threads)
+
+
+@pytest.mark.parametrize("rule", ["keep", "drop_same_id"])
+def test_an_empty_table_is_all_missing(rule):
+    table = embeddings(np.random.default_rng(0), 0, 4)
+    rows, offsets, keys = np.array([-1, -1]), np.array([0, 2]), np.array([7, 8])
+    check_against_the_reference(table, (rows, offsets, keys), (rows, offsets, keys), rule)
+
+
+def test_a_row_marked_absent_is_missing_whatever_its_codes():
+    rng = np.random.default_rng(1)
+    full = embeddings(rng, 2, 8, zeros=0)
+    table = Embeddings(full.space, full.codes, full.scale, full.inv_norm, np.array([True, False]))
+    got = tier_counts_at(table, np.array([0, 1]), np.array([0, 2]), np.array([0, 1]), np.array([0, 2]), spec(10))
+    assert got.missing.tolist() == [1, 2] and got.counts.sum(axis=1).tolist() == [1, 0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), users=st.integers(0, 5))
+def test_keys_and_ids_drop_the_same_behaviours(seed, users):
+    rng = np.random.default_rng(seed)
+    co, ho = (np.concatenate([[0], np.cumsum(rng.integers(0, n, users))]) for n in (4, 6))
+    ck, hk = rng.integers(-2, 3, co[-1]), rng.integers(-2, 3, ho[-1])
+    a, b = (embeddings(rng, len(k), 16, ids=[f"i{n}" for n in k]) for k in (ck, hk))
+    drop = spec(10, "drop_same_id")
+    assert equal(
+        tier_counts_ragged(a, co, b, ho, drop),
+        tier_counts_ragged(a, co, b, ho, drop, candidate_keys=ck.astype(np.int32), history_keys=hk),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"candidate_rows": np.array([0, 3])}, "rows: expected -1 to 2"),
+        ({"history_rows": np.array([-2])}, "rows: expected -1 to 2"),
+        ({"cand_offsets": np.array([0, 1])}, "rising offsets"),
+        ({"hist_offsets": np.array([0, 0, 1])}, "as many users"),
+        ({"history_keys": None}, "history_keys"),
+        ({"candidate_keys": np.array([1])}, "candidate_keys: expected 2"),
+    ],
+)
+def test_pointers_that_do_not_fit_are_refused(change, message):
+    table = embeddings(np.random.default_rng(2), 3, 4)
+    good = {
+        "candidate_rows": np.array([0, 1]),
+        "cand_offsets": np.array([0, 2]),
+        "history_rows": np.array([2]),
+        "hist_offsets": np.array([0, 1]),
+        "candidate_keys": np.array([5, 6]),
+        "history_keys": np.array([5]),
+    }
+    with pytest.raises(ValueError, match=message):
+        tier_counts_at(table, spec=spec(10, "drop_same_id"), **(good | change))
+
+
+def test_a_long_history_is_counted_in_parts():
+    rng = np.random.default_rng(3)
+    table = embeddings(rng, 40, 8)
+    rows = rng.integers(-1, 40, 3_000)
+    ours, theirs = np.array([0, 5, -1, 7, 9]), np.array([0, 2, 5])
+    hist = np.array([0, 2_500, 3_000])
+    got = tier_counts_at(table, ours, theirs, rows, hist, spec())
+    tier = pair_tiers(table.codes, table.inv_norm, table.codes, table.inv_norm, 20)
+    for c, pointer in enumerate(ours):
+        seen = rows[:2_500] if c < 2 else rows[2_500:]
+        both = (seen >= 0) & table.present[seen] & (pointer >= 0) & table.present[pointer]
+        assert np.array_equal(got.counts[c], np.bincount(tier[pointer, seen[both]], minlength=20))
+        assert got.missing[c] == len(seen) - both.sum()
