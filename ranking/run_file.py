@@ -78,8 +78,8 @@ def write_run(
     digest = rows.digest
     beside = rows_path(rows_folder or path.parent, digest)
     if not beside.exists():
-        _write_arrays(beside, rows.arrays())
-    _write_arrays(path.with_suffix(".npz"), {"logits": logits.astype("<f4")})
+        write_arrays(beside, rows.arrays())
+    write_arrays(path.with_suffix(".npz"), {"logits": logits.astype("<f4")})
     write_json(path, {"format_version": FORMAT_VERSION, **body, "rows": {"digest": digest, "count": len(rows.label)}})
 
 
@@ -101,7 +101,7 @@ def read_run(path: Path) -> RunFile:
         raise Misconfigured(f"{path}: expected a run file; {type(error).__name__} {error}; train it again") from error
     if version != FORMAT_VERSION:
         raise Misconfigured(f"{path}: expected format_version {FORMAT_VERSION}, got {version!r}; train it again")
-    logits = _read_arrays(path.with_suffix(".npz"))["logits"]
+    logits = read_arrays(path.with_suffix(".npz"))["logits"]
     if logits.shape != (count,):
         raise Misconfigured(f"{path}: expected {count} logits beside it, got {logits.shape}; train it again")
     return RunFile(body, logits)
@@ -113,7 +113,7 @@ def read_rows(path: Path) -> TestRows:
     Raises:
         Misconfigured: no such file, or another digest than its name says.
     """
-    found = _read_arrays(path)
+    found = read_arrays(path)
     try:
         masks = {name.removeprefix(PREFIX): values for name, values in found.items() if name.startswith(PREFIX)}
         rows = TestRows(found["user"].astype(np.int64), found["item"].astype(np.int64), found["label"], masks)
@@ -141,7 +141,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """An ``.npz``; a reader sees the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Runs of one comparison may write the same rows at the same time.
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -150,7 +151,12 @@ def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     os.replace(beside, path)
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Every array of an ``.npz``.
+
+    Raises:
+        Misconfigured: no such file, damaged, or with pickles.
+    """
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
