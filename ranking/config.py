@@ -59,25 +59,31 @@ class ModelConfig:
     """One model.
 
     Args:
-        backbone: ``din`` or ``fat``.
-        attention: ``target`` or ``sata``.
+        backbone: ``din``, ``fat`` or ``multitask``.
+        attention: of ``din``: ``target``, ``sata`` or ``vector``.
         sides: content, in order: ``raw``, ``similarity``, ``simtier``, ``make``.
         tiers: N of `simtier`; 0: no tiers are counted.
+        resolutions: of `simtier`: how many fine tiers make one of each.
+        tier_width: of `simtier`: width of a tier's embedding.
+        last: of `similarity`: newest behaviours that a third scalar reads; 0: none.
+        frozen: of `make`: its model is not trained on.
         shuffle: the items' vectors are shuffled: a control.
-        options: of the sides, by name.
     """
 
     backbone: str = "din"
     attention: str = "target"
     sides: tuple[str, ...] = ()
     tiers: int = 0
+    resolutions: tuple[int, ...] = (1,)
+    tier_width: int = 1
+    last: int = 0
+    frozen: bool = False
     shuffle: bool = False
-    options: dict[str, float] = field(default_factory=dict)
 
     @property
     def reads_vectors(self) -> bool:
         """The model needs a space."""
-        return bool(self.sides) or self.attention == "sata"
+        return bool(self.sides) or self.attention != "target"
 
 
 @dataclass(frozen=True, slots=True)

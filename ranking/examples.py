@@ -6,7 +6,7 @@ I impressions, R requests, F scalars, N tiers, V vectors of D dims.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -98,8 +98,10 @@ class Examples:
         )
 
 
-def make_examples(data: TrainingSet, split: Split, *, length: int, labels: Sequence[str] = ()) -> Examples:
-    """Examples without tiers.
+def make_examples(
+    data: TrainingSet, split: Split, *, length: int, labels: Sequence[str] = (), drop: Sequence[str] = ()
+) -> Examples:
+    """Examples without tiers, and without the scalars named in `drop`.
 
     Raises:
         Misconfigured: the set's histories are shorter than `length` asks for, or a label is not in it.
@@ -113,21 +115,10 @@ def make_examples(data: TrainingSet, split: Split, *, length: int, labels: Seque
     if unknown:
         raise Misconfigured(f"labels: expected some of {sorted(data.labels)}, got {unknown}")
     rows = len(data.item)
-    names = tuple(data.scalars)
+    names = tuple(name for name in data.scalars if name not in drop)
     scalars = np.stack([data.scalars[name] for name in names], axis=1) if names else np.zeros((rows, 0), np.float32)
     further = np.stack([data.labels[name] for name in labels], axis=1) if labels else np.zeros((rows, 0), np.float32)
     return Examples(data, split, length, names, np.nan_to_num(scalars), np.zeros((rows, 1), np.float32), further)
-
-
-def with_counts(examples: Examples, counts: NDArray[np.int32], missing: NDArray[np.int32]) -> Examples:
-    """The same examples with (I, N) tier counts and (I,) `missing`."""
-    return replace(examples, counts=np.column_stack([counts, missing]).astype(np.float32))
-
-
-def vector_rows(data: TrainingSet) -> torch.Tensor:
-    """(V + 1, D) float32 unit vectors, row 0 zero: what `VectorTable` holds."""
-    codes = data.vectors.codes.astype(np.float32) * data.vectors.inv_norm[:, None] * data.vectors.present[:, None]
-    return torch.from_numpy(np.concatenate([np.zeros((1, codes.shape[1]), np.float32), codes.astype(np.float32)]))
 
 
 def _taken(values: Ints, at: Ints) -> Ints:

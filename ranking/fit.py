@@ -16,9 +16,9 @@ from encoders.training.checkpoint import Checkpoint, CheckpointFolder
 from encoders.training.optimizer import Optimizer, random_state
 from moontide.errors import Misconfigured
 from ranking.config import FitConfig
+from ranking.evaluation import headline
 from ranking.examples import Examples
 from ranking.groups import batches, groups_of
-from ranking.metrics import auc, gauc, log_loss, user_aucs
 from ranking.models.base import Ranker
 
 SCORE_GROUPS: Final = 64
@@ -36,6 +36,15 @@ class Fitted:
     curve: tuple[Record, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What every stage of one run shares: examples, the seed, and where it speaks."""
+
+    examples: Examples
+    seed: int
+    say: Say
+
+
 class Trained:
     """What the optimizer needs of a model."""
 
@@ -47,14 +56,13 @@ class Trained:
         return [{"params": list(self._model.parameters()), "lr": self._config.rate, "weight_decay": self._config.decay}]
 
 
-def fit(
-    model: Ranker, examples: Examples, config: FitConfig, *, seed: int, say: Say, checkpoints: CheckpointFolder | None = None
-) -> Fitted:
+def fit(model: Ranker, trial: Trial, config: FitConfig, *, checkpoints: CheckpointFolder | None = None) -> Fitted:
     """Train; bit-equal on CPU with the same seed, threads and torch, also when it goes on from a checkpoint of an epoch's end.
 
     Raises:
         Misconfigured: a loss that is not finite, or a checkpoint of something else.
     """
+    examples, seed, say = trial.examples, trial.seed, trial.say
     model.learn(examples.statistics())
     optimizer = Optimizer(Trained(model, config), "cpu")  # type: ignore[arg-type]
     best = copy.deepcopy(model.state_dict())
@@ -71,7 +79,8 @@ def fit(
         loss = _epoch(model, optimizer, examples, config, np.random.default_rng([seed, epoch]))
         if not np.isfinite(loss):
             raise Misconfigured(f"training: expected a finite loss, got {loss} in epoch {epoch + 1}; lower fit.rate")
-        measured = measure(examples, examples.split.validation, score(model, examples, examples.split.validation))
+        rows = examples.split.validation
+        measured = headline(examples.data.label[rows], score(model, examples, rows), examples.users(rows))
         curve.append({"epoch": epoch + 1, "train_loss": loss, "validation": measured})
         say(f"seed {seed} epoch {epoch + 1}/{config.epochs}: loss {loss:.4f}, validation GAUC {100 * measured['gauc']:.2f}")
         if _gauc(curve[-1]) >= max(map(_gauc, curve)):
@@ -101,16 +110,6 @@ def lengths(examples: Examples, groups: Ints) -> Ints:
     start, stop = examples.bounds
     request = examples.data.request[groups[:, 0]]
     return stop[request] - start[request]
-
-
-def measure(examples: Examples, rows: Ints, logits: NDArray[np.float32]) -> dict[str, float]:
-    """``auc``, ``gauc`` and ``log_loss`` over these rows."""
-    labels = examples.data.label[rows]
-    return {
-        "auc": auc(labels, logits),
-        "gauc": gauc(user_aucs(examples.users(rows), labels, logits)),
-        "log_loss": log_loss(labels, logits),
-    }
 
 
 def _epoch(model: Ranker, optimizer: Optimizer, examples: Examples, config: FitConfig, order: np.random.Generator) -> float:

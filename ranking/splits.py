@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moontide.errors import Misconfigured
-from moontide.pit.impressions import Impressions
+from moontide.pit.training_set import TrainingSet
 
 #: Months of Online Retail; `QUANTILES` of the requests' times are used where they do not fit the data.
 DEFAULT_DAYS: Final = ("2011-09-01", "2011-10-01", "2011-11-01")
@@ -43,17 +44,17 @@ def microseconds(day: str) -> int:
     return round(moment.timestamp() * 1_000_000)
 
 
-def bounds(impressions: Impressions, days: tuple[str, str, str] | None) -> tuple[int, int, int]:
-    """`days` as times; None: `DEFAULT_DAYS` where all parts get requests, else time quantiles of the requests.
+def bounds(data: TrainingSet, days: Sequence[str] = ()) -> tuple[int, int, int]:
+    """`days`, three of them, as times; none: `DEFAULT_DAYS` where all parts get requests, else time quantiles of the requests.
 
     Raises:
         Misconfigured: days that do not rise, or too few requests for a split.
     """
-    times = impressions.time[np.unique(impressions.request)]
-    if days is not None:
+    times = data.request_time[np.unique(data.request)]
+    if days:
         chosen = tuple(microseconds(day) for day in days)
-        if not chosen[0] < chosen[1] < chosen[2]:
-            raise Misconfigured(f"split: expected rising days, got {list(days)}")
+        if len(chosen) != 3 or not chosen[0] < chosen[1] < chosen[2]:
+            raise Misconfigured(f"split: expected three rising days, got {list(days)}")
         return chosen[0], chosen[1], chosen[2]
     first, second, last = (microseconds(day) for day in DEFAULT_DAYS)
     if all(((times >= low) & (times < high)).any() for low, high in ((0, first), (first, second), (second, last))):
@@ -64,26 +65,26 @@ def bounds(impressions: Impressions, days: tuple[str, str, str] | None) -> tuple
     return low, high, int(times.max()) + 1
 
 
-def split(impressions: Impressions, days: tuple[str, str, str] | None, *, budget: int | None, seed: int) -> Split:
-    """Rows of each part. Training rows beyond `budget` are left out, whole users at a time, in an order drawn under `seed`.
+def split(data: TrainingSet, days: Sequence[str] = (), *, budget: int = 0, seed: int = 0) -> Split:
+    """Rows of each part. Training rows beyond `budget` (0: none) are left out, whole users at a time, drawn under `seed`.
 
     Raises:
         Misconfigured: a part without an impression.
     """
-    edges = bounds(impressions, days)
-    time = impressions.time[impressions.request]
+    edges = bounds(data, days)
+    time = data.request_time[data.request]
     parts = [np.flatnonzero(time < edges[0])]
     parts += [np.flatnonzero((time >= low) & (time < high)) for low, high in ((edges[0], edges[1]), (edges[1], edges[2]))]
     for name, rows in zip(("train", "validation", "test"), parts, strict=True):
         if not len(rows):
             raise Misconfigured(f"split: expected impressions in {name}, got none; choose other days")
-    return Split(_within(impressions, parts[0], budget, seed), parts[1], parts[2], edges)
+    return Split(_within(data, parts[0], budget, seed), parts[1], parts[2], edges)
 
 
-def _within(impressions: Impressions, rows: Ints, budget: int | None, seed: int) -> Ints:
-    if budget is None or len(rows) <= budget:
+def _within(data: TrainingSet, rows: Ints, budget: int, seed: int) -> Ints:
+    if not budget or len(rows) <= budget:
         return rows
-    user = impressions.user[impressions.request[rows]]
+    user = data.request_user[data.request[rows]]
     names, counts = np.unique(user, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
     fits = np.cumsum(counts[order]) <= budget

@@ -16,7 +16,7 @@ class Programs:
 
     train: str = "encoders.train"
     evaluate: str = EVALUATE
-    rank: str = "ranking.train"
+    rank: str = "ranking.gains"
     study: str = "encoders.study"
 
 

@@ -90,6 +90,16 @@ class Statistics:
     sample: Batch
     seen: Tensor
 
+    @property
+    def scalars(self) -> Tensor:
+        """(rows, F) of the sample's candidates."""
+        return self.sample.scalars[self.sample.valid]
+
+    @property
+    def counts(self) -> Tensor:
+        """(rows, N + 1) of the sample's candidates."""
+        return self.sample.counts[self.sample.valid]
+
 
 @runtime_checkable
 class LearnsStatistics(Protocol):

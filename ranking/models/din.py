@@ -83,7 +83,7 @@ class Din(Ranker):
 
     def learn_from(self, statistics: Statistics) -> None:
         """Standardise the scalars."""
-        self.scalars.learn(statistics.sample.scalars[statistics.sample.valid])
+        self.scalars.learn(statistics.scalars)
 
     def forward(self, batch: Batch) -> Tensor:
         """(G, K) logits."""

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from encoders.purchases import read_purchases
 from moontide.errors import Misconfigured
-from moontide.pit.histories import histories_of
 from moontide.pit.impressions import RATIO, make_impressions
+from moontide.pit.in_memory import from_purchases
 from moontide.pit.purchases import DAY
-from ranking.features import SCALARS, scalars
 from ranking.splits import bounds, microseconds, split
 from tests.unit.ranking.purchases_world import purchases_of, random_purchases, write_shop
 
@@ -24,30 +23,6 @@ SALES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8), st.integers(0, 
 
 def one_user_a_basket(rows):
     return [(user, item, basket * 5 + user, time) for user, item, basket, time in rows]
-
-
-@settings(max_examples=60, deadline=None)
-@given(SALES, st.sampled_from(["new", "all"]), st.integers(1, 4))
-def test_nothing_at_or_after_the_impression_is_in_a_history_or_a_feature(rows, variant, length):
-    purchases = purchases_of(one_user_a_basket(rows))
-    made = make_impressions(purchases, variant=variant, seed=1)
-    histories = histories_of(purchases, made, length)
-    items, present = histories.padded(np.arange(len(made.user)))
-    log = list(zip(purchases.user.tolist(), purchases.item.tolist(), purchases.time.tolist(), strict=True))
-    for request, (user, time) in enumerate(zip(made.user.tolist(), made.time.tolist(), strict=True)):
-        before = sorted((at, item) for owner, item, at in log if owner == user and at < time)
-        assert items[request][present[request]].tolist() == [item for _, item in before][-length:]
-        assert histories.known[request] == len(before)
-    values = np.expm1(scalars(purchases, made, histories))
-    for row in range(len(made)):
-        user, item, time = made.user[made.request[row]], made.item[row], made.time[made.request[row]]
-        sold = [at for _, other, at in log if other == item and at < time]
-        expected = [
-            sum(at >= time - 30 * DAY for at in sold), sum(at >= time - 7 * DAY for at in sold), len(sold),
-            (time - min(sold)) / DAY, len([1 for owner, _, at in log if owner == user and at < time]),
-            len([1 for owner, other, at in log if owner == user and other == item and at < time]),
-        ]  # fmt: skip
-        assert values[row] == pytest.approx(np.array(expected), rel=1e-4, abs=1e-4), SCALARS
 
 
 @settings(max_examples=40, deadline=None)
@@ -143,28 +118,33 @@ def test_missing_files_and_columns_are_named(tmp_path):
         read_purchases(tmp_path)
 
 
+def set_of(purchases):
+    return from_purchases(purchases, make_impressions(purchases, variant="all", seed=0), 5, None)
+
+
 def test_other_days_split_by_quantiles_and_the_parts_follow_in_time(tmp_path):
     write_shop(tmp_path)
-    purchases = read_purchases(tmp_path)
-    made = make_impressions(purchases, variant="all", seed=0)
-    parts = split(made, None, budget=None, seed=0)
-    times = [made.time[made.request[rows]] for rows in (parts.train, parts.validation, parts.test)]
+    made = set_of(read_purchases(tmp_path))
+    parts = split(made)
+    times = [made.request_time[made.request[rows]] for rows in (parts.train, parts.validation, parts.test)]
     assert times[0].max() < times[1].min() <= times[1].max() < times[2].min()
     assert sum(map(len, times)) == len(made)
-    small = split(made, None, budget=len(parts.train) // 2, seed=0)
-    kept = set(made.user[made.request[small.train]].tolist())
-    whole = parts.train[np.isin(made.user[made.request[parts.train]], list(kept))]
+    small = split(made, budget=len(parts.train) // 2)
+    users = made.request_user[made.request]
+    whole = parts.train[np.isin(users[parts.train], users[small.train])]
     assert 0 < len(small.train) <= len(parts.train) // 2
     assert small.train.tolist() == whole.tolist(), "users are whole"
 
 
-def test_asked_days_are_obeyed_or_refused(tmp_path):
-    made = make_impressions(random_purchases(), variant="all", seed=0)
+def test_asked_days_are_obeyed_or_refused():
+    made = set_of(random_purchases())
     asked = ("1970-02-15", "1970-03-15", "1970-04-15")
     assert bounds(made, asked) == tuple(microseconds(day) for day in asked)
     with pytest.raises(Misconfigured, match="rising"):
         bounds(made, ("1970-03-01", "1970-02-01", "1970-04-01"))
+    with pytest.raises(Misconfigured, match="three"):
+        bounds(made, ("1970-03-01",))
     with pytest.raises(Misconfigured, match="ISO"):
         bounds(made, ("March", "1970-02-01", "1970-04-01"))
     with pytest.raises(Misconfigured, match="test"):
-        split(made, ("1970-02-15", "1980-01-01", "1981-01-01"), budget=None, seed=0)
+        split(made, ("1970-02-15", "1980-01-01", "1981-01-01"))

@@ -1,169 +1,220 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from encoders.study.vector_file import read_vectors, write_vectors
+from encoders.study.vector_file import write_vectors
+from encoders.training.checkpoint import CheckpointFolder
 from moontide.embeddings import Embeddings
 from moontide.errors import Misconfigured
-from moontide.pit.histories import histories_of
 from moontide.pit.impressions import make_impressions
+from moontide.pit.in_memory import from_purchases
+from moontide.pit.purchases import DAY
 from moontide.simtier import SimTierSpec, reference_tier_counts
 from moontide.spaces import EmbeddingSpace
-from ranking.din import Din, DinConfig
-from ranking.examples import make_examples, with_simtier
-from ranking.features import Standard, aligned, simtier
-from ranking.fit import FitConfig, fit, measure, score
+from ranking.config import FitConfig, ModelConfig, RankingConfig, load_config
+from ranking.evaluation import headline
+from ranking.examples import make_examples
+from ranking.fit import Trial, fit, score
+from ranking.groups import batches, groups_of
+from ranking.models.base import Sizes
+from ranking.run_file import read_run
+from ranking.spaces import shuffled, with_tiers, with_vectors
 from ranking.splits import split
-from ranking.train import _parser, main
-from tests.unit.ranking.purchases_world import random_purchases, write_shop
+from ranking.stages import make_stage, new_model
+from ranking.train import main
+from tests.unit.ranking.purchases_world import purchases_of, random_purchases, write_shop
 
 pytestmark = pytest.mark.unit
 
 SPACE = EmbeddingSpace("toy", 1, 8)
+SMALL = RankingConfig(sizes=Sizes(8, 8, (8, 4), 0.1), fit=FitConfig(epochs=2, groups=8, candidates=8))
 
 
 def vectors_of(ids, seed=0):
     return Embeddings.from_float(SPACE, np.random.default_rng(seed).normal(size=(len(ids), 8)), ids=ids)
 
 
-def test_counts_are_the_kernels_of_each_request_alone():
-    purchases = random_purchases(baskets=150)
-    made = make_impressions(purchases, variant="all", seed=0)
-    histories = histories_of(purchases, made, 5)
-    vectors = vectors_of(purchases.item_ids[:-3])
-    found = simtier(purchases, made, histories, vectors, tiers=10)
-    catalog = aligned(vectors, purchases.item_ids)
-    spec = SimTierSpec("toy_v1", tiers=10, length=5)
-    assert len(found.counts) == len(made)
-    for request in np.unique(made.request):
-        rows = made.request == request
-        history = catalog.take(histories.items[histories.start[request] : histories.stop[request]])
-        expected = reference_tier_counts(catalog.take(made.item[rows]), history, spec)
-        assert (found.counts[rows] == expected.counts).all()
-        assert (found.missing[rows] == expected.missing).all()
+def examples_of(purchases=None, length=5, vectors=True, variant="all"):
+    purchases = purchases or random_purchases()
+    data = from_purchases(purchases, make_impressions(purchases, variant=variant, seed=0), length, None)
+    if vectors:
+        data = with_vectors(data, vectors_of(purchases.item_ids[:-3]))
+    return make_examples(data, split(data), length=length)
 
 
-def test_no_impressions_have_no_counts():
-    purchases = random_purchases(baskets=3, days=2)
-    made = make_impressions(purchases, variant="all", seed=0)
-    assert len(made) == 0
-    found = simtier(purchases, made, histories_of(purchases, made, 5), vectors_of(purchases.item_ids), tiers=4)
-    assert found.counts.shape == (0, 4)
+def trial_of(examples, seed=0):
+    return Trial(examples, seed, lambda _: None)
 
 
-def test_examples_are_standardised_on_the_training_rows():
-    purchases = random_purchases()
-    made = make_impressions(purchases, variant="all", seed=0)
-    parts = split(made, None, budget=None, seed=0)
-    given = with_simtier(make_examples(purchases, made, parts, length=5), purchases, vectors_of(purchases.item_ids), tiers=4)
-    assert given.tiers is not None
-    assert given.scalars[parts.train].mean(axis=0) == pytest.approx(np.zeros(6), abs=1e-3)
-    assert given.tiers.shape == (len(made), 5)
-    assert Standard.of(np.ones((4, 2), np.float32))(np.ones((4, 2), np.float32)).tolist() == [[0, 0]] * 4
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 6), max_size=40).map(sorted), st.integers(1, 5), st.integers(1, 4), st.booleans())
+def test_every_row_is_in_one_group_of_its_request(requests, size, count, shuffle):
+    request = np.array(requests, np.int64)
+    rows = np.flatnonzero(request % 3 != 1)
+    order = np.random.default_rng(0) if shuffle else None
+    groups = groups_of(request, rows, size, order)
+    assert sorted(groups[groups >= 0].tolist()) == rows.tolist()
+    for group in groups:
+        there = group[group >= 0]
+        assert len(there) > 0
+        assert len(set(request[there].tolist())) == 1
+        assert (group[: len(there)] >= 0).all()
+    for of in set(request[rows].tolist()):
+        expected = -(-int((request[rows] == of).sum()) // size)
+        assert len({tuple(g) for g in groups.tolist() if request[g[0]] == of}) == expected
+    lengths = np.arange(len(groups))[::-1].copy()
+    found = [tuple(g) for part in batches(groups, lengths, count, order) for g in part.tolist()]
+    assert sorted(found) == sorted(tuple(g) for g in groups.tolist())
+    assert all(len(part) <= count for part in batches(groups, lengths, count, order))
 
 
-@pytest.mark.parametrize("rows", [0, 1, 7])
-def test_din_ignores_padding(rows):
-    torch.manual_seed(0)
-    model = Din(DinConfig(items=9, scalars=2, tiers=4)).eval()
-    item, history = torch.randint(9, (rows,)), torch.randint(9, (rows, 3))
-    present = torch.ones(rows, 3, dtype=torch.bool)
-    scalars, tiers = torch.randn(rows, 2), torch.randn(rows, 5)
-    plain = model(item, history, present, scalars, tiers)
-    junk = torch.randint(9, (rows, 4))
-    padded = model(
-        item, torch.cat([junk, history], 1), torch.cat([torch.zeros(rows, 4, dtype=torch.bool), present], 1), scalars, tiers
-    )
-    assert plain.shape == (rows,)
-    assert torch.allclose(plain, padded, atol=1e-6)
-    empty = model(item, history, torch.zeros_like(present), scalars, tiers)
-    assert torch.isfinite(empty).all()
-    with pytest.raises(ValueError, match="tiers"):
-        model(item, history, present, scalars)
+def test_a_batch_is_what_the_set_says():
+    examples = examples_of(length=3)
+    data = examples.data
+    rows = examples.split.train[:40]
+    groups = groups_of(data.request, rows, 4)
+    batch = examples.batch(groups)
+    for g, group in enumerate(groups):
+        request = data.request[group[0]]
+        seen = data.history_items[data.history_offsets[request] : data.history_offsets[request + 1]][-3:]
+        assert batch.history[g][batch.present[g]].tolist() == (seen + 1).tolist()
+        assert (batch.history[g][~batch.present[g]] == 0).all()
+        for k, row in enumerate(group):
+            assert bool(batch.valid[g, k]) == (row >= 0)
+            if row >= 0:
+                assert batch.item[g, k] == data.item[row] + 1
+                assert batch.vector[g, k] == data.vector[row] + 1
+                assert batch.label[g, k] == data.label[row]
 
 
-def test_vector_file_round_trip_and_faults(tmp_path):
-    vectors = vectors_of(["a", "b", "c"])
-    path = tmp_path / "v.npz"
-    write_vectors(path, vectors)
-    again = read_vectors(path)
-    assert again.ids == vectors.ids
-    assert again.space == vectors.space
-    assert (again.codes == vectors.codes).all()
-    assert (again.inv_norm == vectors.inv_norm).all()
-    prefix = vectors.prefix(4)
-    write_vectors(path, prefix)
-    assert read_vectors(path).space == prefix.space
-    write_vectors(path, vectors.with_ids(["a", "b", "a"]))
-    with pytest.raises(Misconfigured, match="once"):
-        read_vectors(path)
-    np.savez(path, item_ids=np.array(["a"], dtype=object), codes=1, scale=1, space="{}")
-    with pytest.raises(Misconfigured):
-        read_vectors(path)
-    path.write_bytes(b"no zip")
-    with pytest.raises(Misconfigured):
-        read_vectors(path)
-    with pytest.raises(Misconfigured):
-        read_vectors(tmp_path / "none.npz")
+def test_tiers_of_a_shorter_history_are_the_definitions():
+    examples = with_tiers(examples_of(length=3), 10)
+    data, vectors = examples.data, examples.data.vectors
+    spec = SimTierSpec("toy_v1", tiers=10, length=3)
+    for request in np.unique(data.request)[:40]:
+        rows = np.flatnonzero(data.request == request)
+        history = slice(
+            max(data.history_offsets[request], data.history_offsets[request + 1] - 3), data.history_offsets[request + 1]
+        )
+        expected = reference_tier_counts(
+            _taken(vectors, data.vector[rows], data.item[rows]),
+            _taken(vectors, data.history_vectors[history], data.history_items[history]),
+            spec,
+        )
+        assert examples.counts[rows, :-1].tolist() == expected.counts.tolist()
+        assert examples.counts[rows, -1].tolist() == expected.missing.tolist()
 
 
-def test_a_tiny_shop_end_to_end_twice_the_same(tmp_path):
-    made = write_shop(tmp_path / "shop", baskets=600)
-    write_vectors(tmp_path / "v.npz", vectors_of(made.item_ids))
-    defaults = _parser().parse_args(["--data", "x", "--json", "y"])
-    assert (defaults.epochs, defaults.seeds, defaults.variant) == (FitConfig().epochs, (0, 1, 2), "new")
-    command = ["--data", str(tmp_path / "shop"), "--embeddings", str(tmp_path / "v.npz"), "--features", "id", "simtier",
-               "--seeds", "2", "--epochs", "1", "--length", "5", "--tiers", "4", "--variant", "all"]  # fmt: skip
-    bodies = []
-    for name in ("a.json", "b.json"):
-        assert main([*command, "--json", str(tmp_path / name)]) == 0
-        bodies.append(json.loads((tmp_path / name).read_text()))
-    assert bodies[0] == bodies[1]
-    body = bodies[0]
-    entries = body["models"]["simtier"]
-    assert [entry["seed"] for entry in entries] == [0, 1]
-    assert entries[0]["gauc"] != entries[1]["gauc"]
-    weights = body["users"]["impressions"]
-    assert entries[0]["gauc"] == pytest.approx(np.average(entries[0]["user_auc"], weights=weights))
-    found = body["differences"]["simtier - id"]
-    assert found["low"] <= found["value"] <= found["high"]
-    assert body["data"]["train"]["last"] < body["data"]["split"][0] <= body["data"]["validation"]["first"]
+def _taken(vectors, rows, items):
+    taken = vectors.take(np.maximum(rows, 0))
+    return replace(taken, present=taken.present & (rows >= 0), ids=tuple(map(str, items.tolist())))
+
+
+def test_shuffled_vectors_are_the_same_vectors_of_other_items():
+    data = examples_of().data
+    other = shuffled(data, 1)
+    assert sorted(map(bytes, other.vectors.codes)) == sorted(map(bytes, data.vectors.codes))
+    assert (other.vectors.codes != data.vectors.codes).any()
+    assert (other.vector == data.vector).all()
+
+
+def test_a_set_too_short_and_labels_that_are_not_there_are_refused():
+    data = replace(examples_of().data, card={"length": 5})
+    with pytest.raises(Misconfigured, match="at most 5"):
+        make_examples(data, split(data), length=6)
+    with pytest.raises(Misconfigured, match="labels"):
+        make_examples(data, split(data), length=5, labels=["paid"])
+    with pytest.raises(Misconfigured, match="none"):
+        with_vectors(data, vectors_of(["somewhere", "else"]))
+
+
+@pytest.mark.parametrize("chosen", [ModelConfig(), ModelConfig(sides=("make",)), ModelConfig(sides=("simtier",), tiers=4)])
+def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path, chosen):
+    examples = examples_of()
+    examples = with_tiers(examples, 4) if chosen.tiers else examples
+    whole, parts = [], []
+    for epochs, resume, into in ((2, False, whole), (1, False, []), (2, True, parts)):
+        folder = None if into is whole else CheckpointFolder(tmp_path / "c", {"of": "test"}, resume=resume)
+        trial = trial_of(examples)
+        model = new_model(trial, SMALL, chosen, make_stage(trial, SMALL, chosen))
+        fitted = fit(model, trial, replace(SMALL.fit, epochs=epochs), checkpoints=folder)
+        into += [score(fitted.model, examples, examples.split.test), fitted.curve]
+    assert (whole[0] == parts[0]).all()
+    assert whole[1] == tuple(parts[1])
 
 
 def test_vectors_that_know_the_basket_raise_gauc():
     """Items of one half are bought by one half of the users: vectors that know the half must help."""
-    from moontide.pit.purchases import DAY
-    from tests.unit.ranking.purchases_world import purchases_of
-
     draw = np.random.default_rng(0)
     rows = []
     for basket in range(2_500):
-        user = int(draw.integers(60))
-        time = int(draw.integers(120)) * DAY
+        user, time = int(draw.integers(60)), int(draw.integers(120)) * DAY
         rows += [(user, int(item) * 2 + user % 2, basket, time) for item in draw.choice(400, size=3)]
     purchases = purchases_of(rows, 60, 800)
-    made = make_impressions(purchases, variant="new", seed=0)
-    base = make_examples(purchases, made, split(made, None, budget=None, seed=0), length=20)
     sides = np.array([[1.0, 0.1] if at % 2 else [-1.0, 0.1] for at in range(800)])
-    helped = with_simtier(
-        base, purchases, Embeddings.from_float(EmbeddingSpace("side", 1, 2), sides, ids=purchases.item_ids), tiers=4
-    )
-    config = FitConfig(epochs=1)
+    base = examples_of(purchases, 20, vectors=False, variant="new")
+    known = with_vectors(base.data, Embeddings.from_float(EmbeddingSpace("side", 1, 2), sides, ids=purchases.item_ids))
+    helped = with_tiers(replace(base, data=known), 4)
+    config = replace(SMALL, fit=FitConfig(epochs=1, groups=16, candidates=8))
     gains = []
-    for given in (base, helped):
-        fitted = fit(given, config, items=800, seed=0, say=lambda _: None)
-        gains.append(measure(given, given.split.test, score(fitted.model, given, given.split.test))["gauc"])
+    for examples, chosen in ((base, ModelConfig()), (helped, ModelConfig(sides=("simtier",), tiers=4))):
+        trial = trial_of(examples)
+        fitted = fit(new_model(trial, config, chosen, None), trial, config.fit)
+        rows = examples.split.test
+        gains.append(headline(examples.data.label[rows], score(fitted.model, examples, rows), examples.users(rows))["gauc"])
     assert gains[1] > 0.7
     assert gains[1] > gains[0] + 0.1
 
 
-def test_wrong_use_is_told(tmp_path, capsys):
-    write_shop(tmp_path)
-    assert main(["--data", str(tmp_path), "--features", "simtier", "--json", str(tmp_path / "out.json")]) == 1
-    assert "--embeddings" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["--data", str(tmp_path), "--seeds", "0", "--json", "x"])
+def test_the_shipped_configuration_reads_and_mistakes_are_named(tmp_path):
+    config = load_config("online_retail", overrides=["fit.epochs=1"])
+    assert config.fit.epochs == 1
+    assert set(config.compare.models) <= set(config.models)
+    assert not config.model("id").reads_vectors
+    assert config.digest("id") != config.digest("raw")
+    with pytest.raises(Misconfigured, match="one of"):
+        config.model("best")
+    with pytest.raises(Misconfigured, match="unknown"):
+        load_config("online_retail", overrides=["fit.speed=1"])
+
+
+def test_a_tiny_model_end_to_end_twice_the_same(tmp_path, capsys):
+    made = write_shop(tmp_path / "shop", baskets=600)
+    write_vectors(tmp_path / "v.npz", vectors_of(made.item_ids))
+    sets = [
+        "fit.epochs=1",
+        "make.epochs=1",
+        "data.days=[]",
+        "data.variant=all",
+        "sizes.hidden=[8,4]",
+        "models.simtier_make.tiers=4",
+    ]
+    command = ["--data", str(tmp_path / "shop"), "--vectors", str(tmp_path / "v.npz"), "--length", "5", "--cache", str(tmp_path / "c"),
+               *(part for value in sets for part in ("--set", value))]  # fmt: skip
+    for name in ("a", "b"):
+        assert main([*command, "--model", "simtier_make", "--json", str(tmp_path / name / "run.json")]) == 0
+    first, again = (read_run(tmp_path / name / "run.json") for name in ("a", "b"))
+    assert (first.logits == again.logits).all()
+    assert first.body["test"]["whole"]["rows"] == len(first.logits) > 0
+    assert first.body["settings"]["space"]["id"] == "toy_v1"
+    assert [record["epoch"] for record in first.body["make_curve"]] == [1]
+    assert main([*command, "--model", "id", "--json", str(tmp_path / "id.json"), "--save", str(tmp_path / "id.safetensors")]) == 0
+    assert json.loads((tmp_path / "id.json").read_text())["settings"]["space"] is None
+    assert main([*command[:2], "--model", "raw", "--json", str(tmp_path / "x.json"), *command[8:]]) == 1
+    assert "--vectors" in capsys.readouterr().err
+
+
+def test_no_rows_score_to_nothing():
+    examples = examples_of()
+    torch.manual_seed(0)
+    model = new_model(trial_of(examples), SMALL, ModelConfig(), None)
+    assert score(model, examples, np.zeros(0, np.int64)).shape == (0,)
+    one = examples.split.test[:1]
+    assert score(model, examples, one).shape == (1,)

@@ -1,0 +1,59 @@
+"""How a configured model comes to be: the multimodal model first where one is brought, then the model itself."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from ranking.config import ModelConfig, RankingConfig
+from ranking.fit import Fitted, Trial, fit
+from ranking.models.base import Parts, Ranker, VectorTable
+from ranking.models.make import MultimodalDin
+from ranking.models.registry import build_model
+from ranking.spaces import vector_rows
+from ranking.weights import read_weights, write_weights
+
+
+def parts_of(trial: Trial, config: RankingConfig, chosen: ModelConfig) -> Parts:
+    """Sizes, and the table of vectors where the model reads one."""
+    table = VectorTable(vector_rows(trial.examples.data)) if chosen.reads_vectors else None
+    return Parts(trial.examples.shapes, config.sizes, table)
+
+
+def make_stage(trial: Trial, config: RankingConfig, chosen: ModelConfig, *, cache: Path | None = None) -> Fitted | None:
+    """The multimodal model of MAKE, trained for several epochs; None where the model brings none.
+
+    With `cache` it is trained once for all runs that share data, space, length, seed and settings.
+    """
+    if "make" not in chosen.sides:
+        return None
+    torch.manual_seed(trial.seed)
+    model = MultimodalDin(parts_of(trial, config, chosen))
+    path = None if cache is None else cache / f"make-{_digest(trial, config, chosen)}.safetensors"
+    if path is not None and path.exists():
+        note = read_weights(path, model)
+        return Fitted(model, tuple(note["curve"]))
+    said = Trial(trial.examples, trial.seed, lambda text: trial.say(f"make {text}"))
+    fitted = fit(model, said, config.make)
+    if path is not None:
+        write_weights(path, fitted.model, {"curve": list(fitted.curve)})
+    return fitted
+
+
+def new_model(trial: Trial, config: RankingConfig, chosen: ModelConfig, made: Fitted | None) -> Ranker:
+    """The configured model with fresh weights under the trial's seed."""
+    torch.manual_seed(trial.seed)
+    brought = made.model if made is not None and isinstance(made.model, MultimodalDin) else None
+    return build_model(parts_of(trial, config, chosen), chosen, brought)
+
+
+def _digest(trial: Trial, config: RankingConfig, chosen: ModelConfig) -> str:
+    data = trial.examples.data
+    state = hashlib.blake2b(digest_size=8)
+    state.update(config.digest(trial.seed, trial.examples.length, chosen.shuffle, list(trial.examples.names)).encode())
+    state.update(trial.examples.split.train.tobytes() + data.item.tobytes() + data.label.tobytes())
+    if data.vectors is not None:
+        state.update(data.vectors.codes.tobytes() + data.vector.tobytes())
+    return state.hexdigest()
