@@ -5,11 +5,13 @@ Every value counts what lies strictly before the impression. Q queries.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moontide.pit.arrays import open_arrays, save_arrays
 from moontide.pit.purchases import DAY
 from moontide.pit.timeline import Timeline
 
@@ -21,45 +23,56 @@ Ints = NDArray[np.int64]
 
 
 class Activity:
-    """Behaviours, ready to be counted by item and by (user, item).
+    """Behaviours by user, by item and by (user, item), ready to be sliced and counted.
 
     Args:
         user, item, time: (P,) int64 rows of users, rows of items, microseconds.
         items: how many items there are.
+
+    Attributes:
+        by_user: behaviours of each user, `values` are the items.
     """
 
     def __init__(self, user: Ints, item: Ints, time: Ints, items: int) -> None:
-        nothing = np.zeros(len(item), np.int64)
+        self.by_user = Timeline(user, time, item)
+        self._by_item = Timeline(item, time)
+        self._by_pair = Timeline(user * items + item, time)
         self._items = items
-        self._pairs, place = np.unique(user * items + item, return_inverse=True)
-        self._sales = Timeline(item, time, nothing)
-        self._owned = Timeline(place.astype(np.int64), time, nothing)
-        self._first = np.full(items, np.iinfo(np.int64).max)
-        np.minimum.at(self._first, item, time)
+
+    def save(self, folder: Path) -> None:
+        """Write everything as arrays that `open` maps into memory."""
+        for name, timeline in (("user", self.by_user), ("item", self._by_item), ("pair", self._by_pair)):
+            save_arrays(folder / name, timeline.arrays(), {"items": self._items})
+
+    @classmethod
+    def open(cls, folder: Path) -> Activity:
+        """What `save` wrote, read-only.
+
+        Raises:
+            Misconfigured: nothing there.
+        """
+        made = cls.__new__(cls)
+        found = [open_arrays(folder / name) for name in ("user", "item", "pair")]
+        made.by_user, made._by_item, made._by_pair = (Timeline.of_arrays(arrays) for arrays, _ in found)
+        made._items = int(found[0][1]["items"])
+        return made
 
     def scalars(self, user: Ints, item: Ints, time: Ints, known: Ints) -> dict[str, NDArray[np.float32]]:
         """`SCALARS` by name, (Q,) float32 each: ``log1p`` of the count, or of the age in days.
 
         Args:
-            user: (Q,) rows of users; -1: a user without a behaviour.
+            user: (Q,) rows of users; negative: a user without a behaviour.
             item: (Q,) rows of items.
             time: (Q,) microseconds.
             known: (Q,) how many behaviours of the user lie before the time.
         """
+        owned = self._by_pair.count(user * self._items + item, time)
         values = (
-            self._sales.count(item, time, within=30 * DAY),
-            self._sales.count(item, time, within=7 * DAY),
-            self._sales.count(item, time),
-            np.maximum(time - np.minimum(self._first[item], time), 0) / DAY,
+            self._by_item.count(item, time, within=30 * DAY),
+            self._by_item.count(item, time, within=7 * DAY),
+            self._by_item.count(item, time),
+            self._by_item.since_first(item, time) / DAY,
             known,
-            self._owned.count(self._pair(user, item), time),
+            np.where(user >= 0, owned, 0),
         )
         return {n: np.log1p(v.astype(np.float64)).astype(np.float32) for n, v in zip(SCALARS, values, strict=True)}
-
-    def _pair(self, user: Ints, item: Ints) -> Ints:
-        """Row of each pair among those that happened; -1 where it never did."""
-        wanted = user * self._items + item
-        if not len(self._pairs):
-            return np.full(len(wanted), -1, np.int64)
-        at = np.minimum(np.searchsorted(self._pairs, wanted), len(self._pairs) - 1)
-        return np.where((self._pairs[at] == wanted) & (user >= 0), at, -1).astype(np.int64)
