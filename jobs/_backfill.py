@@ -50,6 +50,7 @@ class Choices:
     image_root: str | None
     stub_dim: int | None
     index: bool
+    history: bool
     dry_run: bool
 
 
@@ -176,6 +177,7 @@ class Backfill:
             self._now_us,
             choices.dry_run,
             self._settings.encoder_precision,
+            choices.history,
         )
         done = context.accumulator(0)
         report = rows.mapInArrow(EncodePartitions(job, done), arrow_ddl(REPORT)).persist(StorageLevel.DISK_ONLY)

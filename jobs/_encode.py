@@ -80,6 +80,7 @@ class EncodeJob:
         now_us: `encoded_at`, and `content_known_at` of content not seen before.
         dry_run: do all but run the model and write.
         precision: what the model computes in.
+        history: the catalog is an export of the past: content was known at its event time, not when this job read it.
     """
 
     space: EmbeddingSpace
@@ -91,6 +92,7 @@ class EncodeJob:
     now_us: int
     dry_run: bool = False
     precision: Wanted = "fp32"
+    history: bool = False
 
     def encoder(self) -> ItemEncoder:
         """This process's encoder, loaded once."""
@@ -176,7 +178,7 @@ def handle(job: EncodeJob, batch: pa.RecordBatch, sink: Sink, counts: Counter[st
                 source_version=integers(part["source_version"]),
                 event_timestamp=at.event_us[chosen],
                 encoded_at=encoded_at,
-                content_known_at=_known_at(part, texts, job.now_us),
+                content_known_at=_known_at(part, texts, at.event_us[chosen] if job.history else job.now_us),
                 content_hash=texts,
                 deleted=flags(part["deleted"]),
             )
@@ -191,10 +193,10 @@ def handle(job: EncodeJob, batch: pa.RecordBatch, sink: Sink, counts: Counter[st
     return _report(found_bad)
 
 
-def _known_at(part: pa.RecordBatch, hashes: Sequence[str], now_us: int) -> NDArray[np.int64]:
+def _known_at(part: pa.RecordBatch, hashes: Sequence[str], new_us: int | NDArray[np.int64]) -> NDArray[np.int64]:
     """(B,) microseconds: when this content first reached us; other content under the same version is new."""
     same = pc.fill_null(pc.equal(part["known_hash"], pa.array(hashes, pa.string())), False)
-    return integers(pc.if_else(same, part["known_us"], now_us))
+    return integers(pc.if_else(same, part["known_us"], new_us if isinstance(new_us, int) else pa.array(new_us)))
 
 
 def _check(

@@ -34,6 +34,7 @@ def _run(args: argparse.Namespace) -> Exit:
         image_root=args.image_root,
         stub_dim=args.encoder,
         index=not args.skip_index,
+        history=args.history,
         dry_run=args.dry_run,
     )
     return Backfill(settings, live.live(args.space), choices, now_us=now_us()).run()
@@ -59,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         type=_stub,
         metavar="stub:DIM",
         help="load tests: hash vectors instead of the space's artifact; the space must name no encoder_digest",
+    )
+    made.add_argument(
+        "--history", action="store_true", help="the catalog is an export of the past: content was known at its event time, not now"
     )
     made.add_argument("--skip-index", action="store_true", help="leave the index to a running indexer (items stay marked)")
     add_spark_flags(made)

@@ -153,6 +153,21 @@ def test_a_catalog_becomes_readable_everywhere_and_a_second_run_does_nothing(sit
     assert sorted((site.home / "offline").rglob("*.parquet")) == files
 
 
+def when_known(site):
+    tables = OfflineTables(site.settings.offline_root).latest(site.view())
+    return {row["item_id"]: int(row["content_known_at"].timestamp() * 1e6) for table in tables for row in table.to_pylist()}
+
+
+def test_an_export_of_the_past_was_known_at_its_event_times_and_keeps_them(site):
+    assert site.backfill(site.catalog(items(2)), *SNAPSHOT, "--history") == 0
+    assert when_known(site) == {"i0": SNAPSHOT_US, "i1": SNAPSHOT_US}
+    later = items(1, source_version=SNAPSHOT_US + 5, event_timestamp=SNAPSHOT_US + 5)
+    assert site.backfill(site.catalog([*later, *items(3, source_version=SNAPSHOT_US, event_timestamp=SNAPSHOT_US)[2:]])) == 0
+    found = when_known(site)
+    assert found["i0"] == found["i1"] == SNAPSHOT_US, "the same content was known before"
+    assert found["i2"] > SNAPSHOT_US + 5, "read by a run without the flag"
+
+
 def test_every_store_is_repaired_on_its_own(site, capsys):
     path = site.catalog([*items(5), {"item_id": "gone", "deleted": True}])
     assert site.backfill(path, *SNAPSHOT) == 0
