@@ -164,8 +164,8 @@ def test_an_export_of_the_past_was_known_at_its_event_times_and_keeps_them(site)
     later = items(1, source_version=SNAPSHOT_US + 5, event_timestamp=SNAPSHOT_US + 5)
     assert site.backfill(site.catalog([*later, *items(3, source_version=SNAPSHOT_US, event_timestamp=SNAPSHOT_US)[2:]])) == 0
     found = when_known(site)
-    assert found["i0"] == found["i1"] == SNAPSHOT_US, "the same content was known before"
-    assert found["i2"] > SNAPSHOT_US + 5, "read by a run without the flag"
+    assert found["i1"] == SNAPSHOT_US
+    assert min(found["i0"], found["i2"]) > SNAPSHOT_US + 5, "versions that a run without the flag read first"
 
 
 def test_every_store_is_repaired_on_its_own(site, capsys):
