@@ -76,7 +76,7 @@ def fit(model: Ranker, trial: Trial, config: FitConfig, *, checkpoints: Checkpoi
     for epoch in range(first, config.epochs):
         if _is_over(curve, config.patience):
             break
-        loss = _epoch(model, optimizer, examples, config, np.random.default_rng([seed, epoch]))
+        loss = _epoch(model, optimizer, trial, config, epoch)
         if not np.isfinite(loss):
             raise Misconfigured(f"training: expected a finite loss, got {loss} in epoch {epoch + 1}; lower fit.rate")
         rows = examples.split.validation
@@ -112,8 +112,9 @@ def lengths(examples: Examples, groups: Ints) -> Ints:
     return stop[request] - start[request]
 
 
-def _epoch(model: Ranker, optimizer: Optimizer, examples: Examples, config: FitConfig, order: np.random.Generator) -> float:
+def _epoch(model: Ranker, optimizer: Optimizer, trial: Trial, config: FitConfig, epoch: int) -> float:
     model.train()
+    examples, order = trial.examples, np.random.default_rng([trial.seed, epoch])
     groups = groups_of(examples.data.request, examples.split.train, config.candidates, order)
     total, seen = 0.0, 0
     for chosen in batches(groups, lengths(examples, groups), config.groups, order):
