@@ -44,6 +44,7 @@ class FitConfig:
         groups: groups a batch.
         candidates: K of a group in training.
         decay: weight decay of AdamW.
+        brought: share of `rate` that a model trained before, MAKE's, is trained on with.
     """
 
     epochs: int = 5
@@ -52,6 +53,7 @@ class FitConfig:
     rate: float = 2e-3
     decay: float = 1e-4
     patience: int = 2
+    brought: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,15 @@ class RankingConfig:
 
     def digest(self, *parts: Any) -> str:
         """16 hex digits over data, sizes, both kinds of training, and `parts`: what decides a run beside its data."""
-        body = [asdict(self.data), asdict(self.sizes), asdict(self.fit), asdict(self.make), *parts]
-        return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=8).hexdigest()
+        return _digest([asdict(self.data), asdict(self.sizes), asdict(self.fit), asdict(self.make), *parts])
+
+    def make_digest(self, *parts: Any) -> str:
+        """The same of the multimodal model of MAKE, which `fit` and the rest do not touch."""
+        return _digest([asdict(self.data), asdict(self.sizes), asdict(self.make), *parts])
+
+
+def _digest(body: Sequence[Any]) -> str:
+    return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def load_config(source: str | Path, *, overrides: Sequence[str] = ()) -> RankingConfig:

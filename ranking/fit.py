@@ -20,6 +20,7 @@ from ranking.evaluation import headline
 from ranking.examples import Examples
 from ranking.groups import batches, groups_of
 from ranking.models.base import Ranker
+from ranking.models.make import Make
 
 SCORE_GROUPS: Final = 64
 SCORE_CANDIDATES: Final = 64
@@ -52,8 +53,12 @@ class Trained:
         self.name, self._model, self._config = "rank", model, config
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """One group with one rate."""
-        return [{"params": list(self._model.parameters()), "lr": self._config.rate, "weight_decay": self._config.decay}]
+        """What starts here at one rate, what a stage before has trained at its share of it."""
+        brought = {id(p) for module in self._model.modules() if isinstance(module, Make) for p in module.parameters()}
+        parameters, config = list(self._model.parameters()), self._config
+        rates = {False: config.rate, True: config.rate * config.brought}
+        groups = {old: [p for p in parameters if (id(p) in brought) == old] for old in rates}
+        return [{"params": groups[old], "lr": rates[old], "weight_decay": config.decay} for old in rates if groups[old]]
 
 
 def fit(model: Ranker, trial: Trial, config: FitConfig, *, checkpoints: CheckpointFolder | None = None) -> Fitted:

@@ -52,7 +52,7 @@ def new_model(trial: Trial, config: RankingConfig, chosen: ModelConfig, made: Fi
 def _digest(trial: Trial, config: RankingConfig, chosen: ModelConfig) -> str:
     data = trial.examples.data
     state = hashlib.blake2b(digest_size=8)
-    state.update(config.digest(trial.seed, trial.examples.length, chosen.shuffle, list(trial.examples.names)).encode())
+    state.update(config.make_digest(trial.seed, trial.examples.length, chosen.shuffle, list(trial.examples.names)).encode())
     state.update(trial.examples.split.train.tobytes() + data.item.tobytes() + data.label.tobytes())
     if data.vectors is not None:
         state.update(data.vectors.codes.tobytes() + data.vector.tobytes())
