@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -236,17 +236,14 @@ def space_record(space: EmbeddingSpace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def space_from(record: Mapping[str, Any]) -> EmbeddingSpace:
+    """Inverse of `space_record`."""
+    return EmbeddingSpace(
+        record["name"], record["version"], record["dim"], record["encoder_digest"], prefix_of=record["prefix_of"]
+    )
+
+
 def space_of(schema: pa.Schema) -> EmbeddingSpace | None:
     """Inverse of `vectors_schema`."""
     raw = (schema.metadata or {}).get(_SPACE)
-    if raw is None:
-        return None
-    said = json.loads(raw)
-    return EmbeddingSpace(said["name"], said["version"], said["dim"], said["encoder_digest"], prefix_of=said["prefix_of"])
-
-
-def require_names(names: Sequence[str], schema: pa.Schema, *, where: str) -> None:
-    """Raise `Misconfigured` where a file lacks one of the columns."""
-    missing = [name for name in names if name not in schema.names]
-    if missing:
-        raise Misconfigured(f"{where}: expected columns {list(names)}, got {schema.names}; make the training set anew")
+    return None if raw is None else space_from(json.loads(raw))
