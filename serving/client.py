@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from moontide import names
+from moontide import names, schemas
 from moontide.embeddings import Embeddings
+from moontide.errors import Misconfigured
 from moontide.features import request_tiers
 from moontide.live import LiveSpaces, Service
 from moontide.simtier import TierCounts
 from moontide.stores.base import OnlineStore
-from moontide.views import item_features
+from moontide.views import item_features, user_sequence
 
 
 class RankingClient:
@@ -77,6 +78,40 @@ class RankingClient:
             fields = self._store.read_columns(item_features(), ids, list(chosen.item_fields))
             columns.update((name, fields.column(name)) for name in chosen.item_fields)
         return pa.table(columns).replace_schema_metadata(_metadata(chosen, read.sequence_version))
+
+    def sequence(self, user_id: str, *, service: str = "ctr_v1", length: int | None = None) -> pa.Table:
+        """The behaviours that `features` compares candidates with, for models that attend over them.
+
+        Args:
+            user_id: an unknown user has none.
+            service: names the sequence and the space.
+            length: newest behaviours wanted; None: all that are kept.
+
+        Returns:
+            One row a behaviour, newest last, ordered by (time, item, action): ``item_id``, ``action``, ``event_timestamp`` (UTC),
+            ``embedding`` fixed_size_list<float32>[D] (null where the item has none) and ``embedding_present``. Schema metadata as
+            `features`; an equal ``sequence_version`` says that both read one sequence.
+
+        Raises:
+            Misconfigured: no such service, or a length below 1.
+            Poison: a user id that cannot be one.
+            SpaceMismatch: the store holds vectors of another encoder under this space's name.
+        """
+        chosen = self._live.service(service)
+        names.require_ids([user_id], what=names.USER_ID)
+        if length is not None and length < 1:
+            raise Misconfigured(f"length: expected 1 or more, got {length}")
+        found = self._store.read_sequences(user_sequence(chosen.simtier.sequence), [user_id])[0]
+        seen = found.behaviours if length is None else found.behaviours[-length:]
+        vectors = self._store.read_embeddings(chosen.space, [b.item_id for b in seen])
+        columns = {
+            names.ITEM_ID: pa.array([b.item_id for b in seen], pa.string()),
+            "action": pa.array([b.action for b in seen], pa.string()),
+            names.EVENT_TIMESTAMP: pa.array([b.time for b in seen], pa.int64()).cast(schemas.TIMESTAMP),
+            "embedding": _vectors(vectors),
+            "embedding_present": pa.array(vectors.present),
+        }
+        return pa.table(columns).replace_schema_metadata(_metadata(chosen, found.version))
 
     def close(self) -> None:
         """Release the store."""

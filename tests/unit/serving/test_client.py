@@ -144,3 +144,28 @@ def test_one_string_is_not_a_list_of_ids(client, wrong):
         client.features("u", wrong)
     with pytest.raises(Poison, match="item_id"):
         client.features("u", pa.array(["a", None]))
+
+
+def test_a_sequence_has_its_vectors_and_the_version_of_the_features(client):
+    table = client.sequence("u")
+    assert table.column_names == ["item_id", "action", "event_timestamp", "embedding", "embedding_present"]
+    assert table.column("item_id").to_pylist() == ["d", "a", "b", "gone"]
+    assert table.column("event_timestamp").cast(pa.int64()).to_pylist() == [1, 2, 3, 4]
+    assert table.column("embedding_present").to_pylist() == [True, True, True, False]
+    features = client.features("u", ["d", "a"])
+    assert table.column("embedding").to_pylist()[:2] == features.column("embedding").to_pylist()
+    assert table.column("embedding").to_pylist()[3] is None
+    assert table.schema.metadata == features.schema.metadata
+    assert client.sequence("u", length=2).column("item_id").to_pylist() == ["b", "gone"]
+    assert client.sequence("u", length=9).equals(table)
+    assert client.sequence("stranger").num_rows == 0
+    assert client.sequence("stranger").schema.field("embedding").type == table.schema.field("embedding").type
+
+
+def test_a_sequence_of_nobody_no_service_and_no_length_is_refused(client):
+    with pytest.raises(Misconfigured, match="ctr_v9"):
+        client.sequence("u", service="ctr_v9")
+    with pytest.raises(Misconfigured, match="1 or more"):
+        client.sequence("u", length=0)
+    with pytest.raises(Poison, match="user_id"):
+        client.sequence("a b")
