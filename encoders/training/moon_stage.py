@@ -183,7 +183,7 @@ class MoonStage:
                 whole, _ = keys.fuse(keys.towers_of_pictures(items.second), keys.towers_of_texts(items.other))
                 found.append(("items", Keys.of(whole, items.rows, categories=items.categories)))
             for titles in batch.titles:
-                found.append(("titles", Keys.of(keys.texts(titles.right), titles.rows)))
+                found.append(("titles", Keys.of(keys.texts(titles.right), titles.words)))
             if batch.pairs is not None:
                 pairs = batch.pairs
                 bought = Keys.of(

@@ -106,9 +106,9 @@ def item_losses(batch: ItemBatch, queue: NegativeQueue | None, s: Setting) -> Lo
 
 
 def title_losses(batch: TitleBatch, queue: NegativeQueue | None, s: Setting) -> Losses:
-    """A title finds another way to write it."""
+    """A title finds another way to write it; the same title of another item is no negative."""
     a, b = s.online.texts(batch.left), s.online.texts(batch.right)
-    yield "text", s.weight("text") * _contrast(a, b, batch.rows, queue, s, s.config.text_temperature)
+    yield "text", s.weight("text") * _contrast(a, b, batch.words, queue, s, s.config.text_temperature)
 
 
 def keep_loss(texts: Texts, start: Tensor, s: Setting) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from encoders.config import StageConfig
 from encoders.item import Item
-from encoders.tokenizer import Tokenizer
+from encoders.tokenizer import Tokenizer, normalise
 from encoders.towers import TextTower
 from encoders.training.behaviour import Behaviour, Drawn
 from encoders.training.corpus import Corpus
@@ -48,9 +48,10 @@ class ItemBatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TitleBatch:
-    """Titles in two ways of writing."""
+    """Titles in two ways of writing; `words` (B,) are equal where the titles are, whatever the items."""
 
     rows: Tensor
+    words: Tensor
     left: Texts
     right: Texts
 
@@ -123,6 +124,10 @@ class Sampler:
         self.photo_rows = np.flatnonzero(~titled[owner])
         self.item_rows = np.flatnonzero(titled & pictured)
         self.words = sorted({word for item in corpus.items if item.title for word in item.title.split()})
+        chars = sources.tokenizer.config.title_chars
+        # By what the tokenizer reads, not by the letters as they stand.
+        read = [" ".join(normalise(item.title, chars).split()) for item in corpus.items]
+        self.title_words = np.unique(np.array(read, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
         plain = titled & ~pictured
         self.title_rows = [np.flatnonzero(plain & (corpus.data_set == at)) for at in np.unique(corpus.data_set[plain])]
 
@@ -171,7 +176,8 @@ class Sampler:
         pairs = [two_titles(corpus.items[row].title or "", corpus.variants[row], random) for row in chosen]
         left, right = zip(*pairs, strict=True)
         tokenizer = self.sources.tokenizer
-        return TitleBatch(torch.from_numpy(chosen), titles_of(tokenizer, left), titles_of(tokenizer, right))
+        words = torch.from_numpy(self.title_words[chosen])
+        return TitleBatch(torch.from_numpy(chosen), words, titles_of(tokenizer, left), titles_of(tokenizer, right))
 
     def _made_up(self, random: np.random.Generator) -> Texts | None:
         if not self.words or not self.config.made_up:

@@ -175,6 +175,13 @@ def test_data_that_lack_something_train_to_finite_weights(
     assert all(np.isfinite(value) for value in recipe.probe().values())
 
 
+def test_items_of_one_title_are_no_negatives_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shops list one title under several ids; where every other title is one's own, there is nothing to tell apart."""
+    made = tiny.folder(tmp_path / "data", "item_id,title", [f"i{at},{('Red  MUG', 'red mug')[at % 2]}" for at in range(30)])
+    found = _losses(tiny.build(tiny.config(), [read_data_set(made, cutoff=None)], monkeypatch))
+    assert found["pretrain text"] == 0.0
+
+
 def test_one_item_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny.folder(tmp_path / "data", "item_id,group,title", ["i0,g1,one cup"])
     recipe = tiny.build(tiny.config(), [read_data_set(made, cutoff=None)], monkeypatch)
