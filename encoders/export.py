@@ -76,7 +76,7 @@ class _Pixels(nn.Module):
         return self.tower(pixels.permute(0, 3, 1, 2).to(torch.float32) / 255.0)
 
 
-class _Tokens(nn.Module):
+class TextPart(nn.Module):
     """(B, L) int32 ids, (B, L) uint8 kinds and what else the tokenizer makes -> (B, D)."""
 
     def __init__(self, tower: TextTower) -> None:
@@ -84,6 +84,7 @@ class _Tokens(nn.Module):
         self.tower = tower
 
     def forward(self, ids: Tensor, kinds: Tensor, *more: Tensor) -> Tensor:
+        """Vectors of the tower."""
         return self.tower(ids.long(), kinds.long(), *more)
 
 
@@ -106,7 +107,7 @@ def export_models(
     fold(frozen.image)
     pixels = smooth_pictures(len(ITEMS), side) if pictures is None else pictures[: len(ITEMS)]
     texts = tokenizer(ITEMS).inputs(np.arange(len(ITEMS)))
-    image_part, text_part = _Pixels(frozen.image), _Tokens(frozen.text)
+    image_part, text_part = _Pixels(frozen.image), TextPart(frozen.text)
     towers = mixes(_torch(image_part)({"pixels": pixels}), _torch(text_part)(texts))
     made = export_parts(
         {
@@ -153,7 +154,12 @@ def export_parts(parts: Mapping[str, tuple[nn.Module, Arrays]]) -> Exported:
 
 
 def export_module(
-    module: nn.Module, inputs: tuple[Tensor, ...], shapes: Mapping[str, Mapping[int, object]], *, store: bool = True
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    shapes: Mapping[str, Mapping[int, object]],
+    *,
+    store: bool = True,
+    output: str = "vectors",
 ) -> bytes:
     """One module as ONNX bytes of opset `OPSET`, the same on every machine.
 
@@ -162,6 +168,7 @@ def export_module(
         inputs: examples, in the order of `shapes`.
         shapes: dynamic axes (`torch.export.Dim`) by input name.
         store: large weights in int8 and half precision.
+        output: name of what comes out.
     """
     # The exporter tells at length which packages it did not find and that two inputs share their batch.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
@@ -171,7 +178,7 @@ def export_module(
         warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
         program = torch.onnx.export(
             module.eval(), inputs, dynamo=True, opset_version=OPSET, input_names=list(shapes),
-            output_names=["vectors"], dynamic_shapes=_as_called(module, dynamic), external_data=False, verbose=False,
+            output_names=[output], dynamic_shapes=_as_called(module, dynamic), external_data=False, verbose=False,
         )  # fmt: skip
     assert program is not None
     model = program.model_proto
@@ -182,7 +189,7 @@ def export_module(
 
 
 def _as_called(module: nn.Module, dynamic: tuple[object, ...]) -> tuple[object, ...]:
-    return (*dynamic[:2], dynamic[2:]) if isinstance(module, _Tokens) else dynamic
+    return (*dynamic[:2], dynamic[2:]) if isinstance(module, TextPart) else dynamic
 
 
 def _dynamic(examples: Arrays) -> dict[str, dict[int, object]]:

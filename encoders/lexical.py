@@ -1,0 +1,134 @@
+"""A text-only MOON artifact in half a minute: ``python -m encoders.lexical --data DIR --cutoff DAY --out OUT``.
+
+The text tower of the recipe with two blocks of dims: a random projection of the weighted terms, which knows rare words and
+spellings, and a map from terms to what is bought together (`encoders.training.purchase_factors`). Both are linear in terms, so
+the artifact is a plain text tower. For catalogs without pictures, and for features of ranking models rather than for search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from encoders.arguments import positive
+from encoders.artifact import LAYOUT, Manifest, Preprocessing, require_replaceable, save_artifact
+from encoders.data import DataSet, read_data_set
+from encoders.export import OPSET, TextPart, export_parts
+from encoders.hf_model import MeanFusion
+from encoders.sample_inputs import ITEMS
+from encoders.terms import WeightConfig
+from encoders.tokenizer import Tokenizer, TokenizerConfig
+from encoders.towers import TextTower
+from encoders.training.frequencies import SOURCE as FREQUENCIES
+from encoders.training.frequencies import build_term_table
+from encoders.training.purchase_factors import Fit, fit_map, purchase_factors
+from moontide.errors import Misconfigured, MoontideError
+from moontide.spaces import EmbeddingSpace
+
+BUCKETS: Final = 16_384
+DIM: Final = 256
+#: Dims of the block that learnt from baskets, and its share beside the terms' block, chosen on validation days of a CTR model.
+BOUGHT_DIM: Final = 64
+BOUGHT_SHARE: Final = 0.7
+
+
+def build_tower(data: DataSet, tokenizer: Tokenizer, *, share: float, seed: int) -> tuple[TextTower, Fit]:
+    """The tower, and how its second block was fitted.
+
+    Raises:
+        Misconfigured: no log of sales, or one too short.
+    """
+    if data.baskets is None:
+        raise Misconfigured(f"{data.folder}: expected transactions.parquet, got none; the map is fitted on baskets")
+    items = [example.item for example in data.examples]
+    factors, counts = purchase_factors(data.baskets, len(items), BOUGHT_DIM, seed=seed)
+    fit = fit_map(tokenizer(items), factors, counts, BUCKETS, seed=seed)
+    torch.manual_seed(seed)
+    tower = TextTower(DIM, BUCKETS)
+    terms = torch.randn(BUCKETS, DIM - BOUGHT_DIM) / np.sqrt(DIM - BOUGHT_DIM)
+    with torch.no_grad():
+        tower.table.copy_(torch.cat([np.sqrt(1 - share) * terms, np.sqrt(share) * torch.from_numpy(fit.table)], dim=1))
+    return tower.eval(), fit
+
+
+def save(tower: TextTower, tokenizer: Tokenizer, out: Path, space: EmbeddingSpace, provenance: dict[str, Any]) -> EmbeddingSpace:
+    """Export, compare with torch, and write the artifact."""
+    texts = tokenizer(ITEMS).inputs(np.arange(len(ITEMS)))
+    random = np.random.default_rng(0)
+    towers = random.standard_normal((2, 6, DIM)).astype(np.float32)
+    present = np.array([[1, 0], [0, 1], [1, 1]] * 2, np.float32)
+    made = export_parts(
+        {
+            LAYOUT.text_model: (TextPart(tower), texts),
+            LAYOUT.fusion_model: (MeanFusion(), {"image": towers[0], "text": towers[1], "present": present}),
+        }
+    )
+    files = dict(made.models)
+    if tokenizer.terms is not None:
+        files[LAYOUT.terms] = tokenizer.terms.to_bytes()
+    return save_artifact(
+        out, files, tokenizer=tokenizer.config, preprocessing=Preprocessing(),
+        manifest=Manifest(space, OPSET, training_cutoff=provenance["training_cutoff"], provenance=provenance),
+    )  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> tuple[EmbeddingSpace, Fit]:
+    """Read, fit, export.
+
+    Raises:
+        Misconfigured: the data cannot be used, or `out` holds something else.
+    """
+    require_replaceable(arguments.out)
+    data = read_data_set(arguments.data, cutoff=arguments.cutoff)
+    tokenizer = Tokenizer(TokenizerConfig(buckets=BUCKETS, weights=WeightConfig()), build_term_table())
+    tower, fit = build_tower(data, tokenizer, share=arguments.share, seed=arguments.seed)
+    provenance = {
+        "trained_here": True, "recipe": "encoders.lexical", "seed": arguments.seed, "share": arguments.share,
+        "training_cutoff": arguments.cutoff, "data": [data.source], "sources": [FREQUENCIES],
+        "items": fit.items, "penalty": fit.penalty, "held_out_cosine": fit.held_out_cosine,
+    }  # fmt: skip
+    return save(tower, tokenizer, arguments.out, EmbeddingSpace(arguments.space, arguments.version, DIM), provenance), fit
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m encoders.lexical", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True, help="folder with items.csv, transactions.parquet and dataset.json")
+    parser.add_argument("--cutoff", required=True, metavar="DAY", help="no sale of this day or later, nor items first sold then")
+    parser.add_argument("--space", default="moontext", help="name of the space")
+    parser.add_argument("--version", type=positive, default=1)
+    parser.add_argument("--share", type=_share, default=BOUGHT_SHARE, help=f"of what is bought together, default {BOUGHT_SHARE}")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="artifact directory; an older artifact there is replaced")
+    return parser
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value < 1.0:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to below 1, got {text}")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 1 failed, 2 wrong use."""
+    arguments = _parser().parse_args(argv)
+    try:
+        space, fit = run(arguments)
+    except MoontideError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    print(  # noqa: T201
+        f"{arguments.out}: space {space.id}, {space.dim} dims, {space.encoder_digest}; map fitted on {fit.items} items, penalty "
+        f"{fit.penalty}, cosine with the factors of items held out {fit.held_out_cosine:.3f}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
