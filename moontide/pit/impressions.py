@@ -1,8 +1,8 @@
 """Impressions made from baskets: what was bought, and negatives matched to it by popularity.
 
 A request is one basket: one user at one time, the time of the basket's first line. Its positives are the basket's items.
-Per positive, `RATIO` negatives are drawn independently, item j with probability proportional to its sales in
-``[time - WINDOW, time)``, among the items that are not in the basket and, in the variant ``new``, that the user has not
+Per positive, `ratio` negatives are drawn independently, item j with probability proportional to its sales in
+``[time - window, time)``, among the items that are not in the basket and, in the variant ``new``, that the user has not
 bought before. A positive without a sale in that window could never have been a negative: a model would know its label
 from its popularity alone, so it is left out and counted (``unmatched``).
 """
@@ -55,8 +55,15 @@ class Impressions:
         return np.searchsorted(self.request, np.arange(len(self.user) + 1)).astype(np.int64)
 
 
-def make_impressions(purchases: Purchases, *, variant: str, seed: int) -> Impressions:
-    """Positives and negatives of every basket that starts `WINDOW` or more after the first sale.
+def make_impressions(purchases: Purchases, *, variant: str, seed: int, ratio: int = RATIO, window: int = WINDOW) -> Impressions:
+    """Positives and negatives of every basket that starts `window` or more after the first sale.
+
+    Args:
+        purchases: at least one.
+        variant: one of `VARIANTS`.
+        seed: of the draw.
+        ratio: negatives drawn per positive, from 0.
+        window: microseconds of sales that the draw follows.
 
     Raises:
         Misconfigured: an unknown variant.
@@ -68,19 +75,20 @@ def make_impressions(purchases: Purchases, *, variant: str, seed: int) -> Impres
     owned = Timeline(purchases.user * total + purchases.item, purchases.time, np.zeros(len(purchases), np.int64))
     sales = Timeline(purchases.item, purchases.time, np.zeros(len(purchases), np.int64))
     left_out: dict[str, int] = {}
-    keep = time[rows] >= purchases.time[0] + WINDOW
+    keep = time[rows] >= purchases.time[0] + window
     left_out["first_days"] = int((~keep).sum())
     if variant == "new":
         bought_before = owned.count(user[rows] * total + items, time[rows]) > 0
         left_out["bought_before"] = int((keep & bought_before).sum())
         keep &= ~bought_before
-    matched = sales.count(items, time[rows], within=WINDOW) > 0
+    matched = sales.count(items, time[rows], within=window) > 0
     left_out["unmatched"] = int((keep & ~matched).sum())
     keep &= matched
     positives, wanted = items[keep], rows[keep]
     basket_keys = np.unique(rows * total + items)
-    asked = np.repeat(wanted, RATIO)
-    drawn, ok = _draw(purchases, asked, user, time, (basket_keys, owned if variant == "new" else None), seed)
+    asked = np.repeat(wanted, ratio)
+    recent = _recent(purchases, time, window)
+    drawn, ok = _draw(purchases, asked, (user, time), recent, (basket_keys, owned if variant == "new" else None), seed)
     left_out["negative_not_found"] = int((~ok).sum())
     return _ordered(user, time, (wanted, positives), (asked[ok], drawn[ok]), left_out)
 
@@ -97,14 +105,24 @@ def _requests(purchases: Purchases) -> tuple[Ints, Ints, Ints, Ints]:
     return purchases.user[first[order]], purchases.time[first[order]], pairs // total, pairs % total
 
 
+def _recent(purchases: Purchases, time: Ints, window: int) -> tuple[Ints, Ints]:
+    """First and one past the last sale in the window before each time."""
+    low = np.searchsorted(purchases.time, time - window, side="left")
+    return low.astype(np.int64), np.searchsorted(purchases.time, time, side="left").astype(np.int64)
+
+
 def _draw(
-    purchases: Purchases, asked: Ints, user: Ints, time: Ints, excluded: tuple[Ints, Timeline | None], seed: int
+    purchases: Purchases,
+    asked: Ints,
+    requests: tuple[Ints, Ints],
+    recent: tuple[Ints, Ints],
+    excluded: tuple[Ints, Timeline | None],
+    seed: int,
 ) -> tuple[Ints, NDArray[np.bool_]]:
     """An item for each asked request; by rejection, so the accepted ones follow the stated distribution exactly."""
     generator = np.random.default_rng(seed)
     total = len(purchases.item_ids)
-    low = np.searchsorted(purchases.time, time - WINDOW, side="left")
-    high = np.searchsorted(purchases.time, time, side="left")
+    (user, time), (low, high) = requests, recent
     drawn, ok = np.zeros(len(asked), np.int64), np.zeros(len(asked), bool)
     basket_keys, owned = excluded
     for _ in range(ROUNDS):

@@ -29,6 +29,10 @@ class ItemColumns:
     def __init__(self, values: dict[str, NDArray[np.float32]], steps: Steps) -> None:
         self._values, self._steps = values, steps
 
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self._values[SCALARS[0]])
+
     @classmethod
     def build(cls, rows: Iterable[pa.Table], items: Ids) -> ItemColumns:
         """Read tables with `TABLE_COLUMNS`; rows of other items are left out."""

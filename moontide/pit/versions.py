@@ -53,15 +53,7 @@ class VersionLog:
         return len(self.item)
 
     @classmethod
-    def build(
-        cls,
-        rows: Iterable[pa.Table],
-        space: EmbeddingSpace,
-        items: Ids,
-        *,
-        folder: Path | None = None,
-        known_from_event: bool = False,
-    ) -> VersionLog:
+    def build(cls, rows: Iterable[pa.Table], space: EmbeddingSpace, items: Ids, *, folder: Path | None = None) -> VersionLog:
         """Read a log. Rows of other items are left out; the same row twice counts once.
 
         Args:
@@ -69,7 +61,6 @@ class VersionLog:
             space: of every row; a prefix is cut from its parent's rows.
             items: which items are wanted.
             folder: where it is kept, the codes without ever being whole in memory; None: in memory.
-            known_from_event: count a row from its ``event_timestamp`` on, whenever it reached us.
 
         Raises:
             SpaceMismatch: a row of another space, or of another width.
@@ -79,9 +70,8 @@ class VersionLog:
         parts = [_read(table, space, items, codes) for table in rows if table.num_rows]
         names = ("item", "source_version", *_TIMES, "high", "low", "live", "scale", "inv_norm")
         found = {name: np.concatenate([part[name] for part in parts]) for name in names} if parts else _nothing()
-        event, known = found["event_timestamp"], found["content_known_at"]
         order = [found[name] for name in ("source_version", "event_timestamp", "encoded_at", "high", "low")]
-        eligible = event if known_from_event else np.maximum(event, known)
+        eligible = np.maximum(found["event_timestamp"], found["content_known_at"])
         steps = Steps.of(found["item"], len(items), eligible, order, found["live"])
         made = cls(space, {name: found[name] for name in _KEPT[:-1]} | {"codes": codes.close()}, steps)
         if folder is not None:

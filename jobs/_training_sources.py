@@ -1,0 +1,65 @@
+"""What labels are joined with, gathered once in the driver and kept as arrays on disk."""
+
+from __future__ import annotations
+
+from jobs._cli import complain
+from jobs._progress import Progress
+from jobs._rejects import RejectFile
+from jobs._training_behaviours import read_activity
+from jobs._training_inputs import Inputs
+from jobs._training_set import TrainingJob
+from moontide.errors import Misconfigured
+from moontide.pit.build import Sources
+from moontide.pit.ids import Ids
+from moontide.pit.item_columns import TABLE_COLUMNS, ItemColumns
+from moontide.pit.versions import LOG_COLUMNS, VersionLog
+from moontide.simtier import SimTierSpec
+from moontide.spaces import EmbeddingSpace
+from moontide.stores.offline import OfflineTables
+from moontide.views import embedding_view, item_features
+
+Spec = tuple[SimTierSpec, EmbeddingSpace]
+
+
+def gather(
+    job: TrainingJob, inputs: Inputs, rejects: RejectFile, tables: OfflineTables, *, spec: Spec | None, length: int
+) -> Sources:
+    """Read behaviours, the embedding log and item columns; everything lies in ``job.sources`` then.
+
+    Args:
+        job: where to.
+        inputs: labels and behaviours.
+        rejects: takes behaviours that are turned away.
+        tables: the offline tables.
+        spec: spec and space of the counts; None: no vectors.
+        length: L.
+
+    Raises:
+        Misconfigured: the space has no vectors offline.
+        SpaceMismatch: its log holds another space's.
+    """
+    done = 0
+
+    def said(rows: int) -> None:
+        nonlocal done
+        done += rows
+
+    with Progress("behaviours", inputs.behaviours.rows if inputs.behaviours else 0, lambda: done):
+        ids, activity = read_activity(inputs.labels, inputs.behaviours, rejects, job.now_us, said)
+    catalog = ItemColumns.build(tables.scan(item_features(), TABLE_COLUMNS), ids[1])
+    vectors = None if spec is None else (_log(job, tables, spec[1], ids[1]), spec[0])
+    Sources(length, ids, activity, catalog if len(catalog) else None, vectors).save(job.sources)
+    # From disk, as executors have it: what one process joins with is what a cluster joins with.
+    return Sources.open(job.sources)
+
+
+def _log(job: TrainingJob, tables: OfflineTables, space: EmbeddingSpace, items: Ids) -> VersionLog:
+    view = embedding_view(space)
+    if not tables.partitions(view):
+        raise Misconfigured(
+            f"{tables.path(view)}: expected embeddings of {space.id}, got none; run jobs.backfill_embeddings "
+            "(--history for an export of the past)"
+        )
+    log = VersionLog.build(tables.scan(view, LOG_COLUMNS), space, items, folder=job.sources / "versions")
+    complain(f"vectors: {len(log):,} rows of {space.stored_id} for {len(items):,} items")
+    return log
