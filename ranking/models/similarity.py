@@ -51,8 +51,9 @@ class Similarity(Side):
         most = torch.nn.functional.pad(cosines.masked_fill(~comparable, -2.0), (1, 0), value=-2.0).amax(dim=2)
         columns = [_mean(cosines, comparable), torch.where(there, most, torch.zeros_like(most))]
         if self.last:
-            newest = comparable[:, :, -self.last :]
-            columns.append(torch.where(newest.any(dim=2), _mean(cosines[:, :, -self.last :], newest), columns[0]))
+            length = batch.present.shape[1]
+            newest = comparable & (torch.arange(length, 0, -1, device=cosines.device) <= self.last)
+            columns.append(torch.where(newest.any(dim=2), _mean(cosines * newest, newest), columns[0]))
         return torch.stack(columns, dim=2), there
 
 
