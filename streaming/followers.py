@@ -66,6 +66,11 @@ class Follower:
         tokens = head_tokens(self._online.heads(self._view, seen))
         return {item for item, token in zip(seen, tokens, strict=True) if self._settled[item] == token}
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether anything was followed that is not known to be durable."""
+        return bool(self._copied or self._waiting or self._unsent)
+
     def follow(self, ids: Sequence[str]) -> None:
         """Copy the current records of `ids`, and of what an earlier failure left, to index and change stream.
 

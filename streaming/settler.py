@@ -118,6 +118,8 @@ class Settler:
                     self._make_durable()
                     barrier.done.set()
                     self._sweep()
+                elif not effects:
+                    self._tidy()
         except GivenUp as error:
             _log.warning("left to a replay: %s", error)
         except BaseException as error:  # the edge of the thread: the loop raises it
@@ -187,6 +189,16 @@ class Settler:
         with self._metrics.timed("sweep"):
             for follower in self._settling.followers.values():
                 self._patience.run("index", follower.sweep)
+
+    def _tidy(self) -> None:
+        """While nothing comes, bring to an end what sweeps began: without an event there is no checkpoint that would."""
+        if self._settling.checkpoint.results:
+            return
+        self._sweep()
+        for follower in self._settling.followers.values():
+            if follower.unsettled:
+                with self._metrics.timed("settle"):
+                    self._patience.run("index", partial(follower.settle, {}))
 
 
 def _items(effects: Sequence[Effects], spaces: Iterable[str]) -> dict[str, dict[str, None]]:

@@ -15,9 +15,15 @@ class Finding(NamedTuple):
     place: tuple[str, int, int] | None = None
 
 
+def summary(findings):
+    """How many there are of each kind, and of whom, in one line."""
+    about = sorted({f.entity or str(f.place) for f in findings})
+    return f"{len(findings)} findings: {dict(Counter(f.kind for f in findings))} of {', '.join(about[:20])}"
+
+
 def explain(e, findings, *, most=5):
     """The first findings with the whole history of what they are about."""
-    lines = [f"{len(findings)} findings: {dict(Counter(f.kind for f in findings))}"]
+    lines = [summary(findings)]
     for finding in findings[:most]:
         lines.append(f"- {finding.kind} {finding.entity} {finding.place or ''}: {finding.detail}")
         about = [

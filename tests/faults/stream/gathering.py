@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import replace
 
 from moontide import names
 from moontide.live import load_spaces
 from moontide.settings import Settings
+from moontide.stores import online_store
 from tests.faults.stream import checks, views
 from tests.faults.stream.checks_stream import duplicates
 from tests.faults.stream.evidence import Evidence, read_audit
 from tests.faults.stream.figures import Broken
-from tests.faults.stream.findings import explain
+from tests.faults.stream.findings import explain, summary
 from tests.faults.stream.ledger import VALID
 from tests.faults.stream.workload import BEHAVIOURS, ITEMS
 
 
 def gather(rig):
-    """Ask the living consumers for their counters, kill them, and read everything they left."""
+    """Let the living consumers clear their marks, ask for their counters, kill them, and read everything they left."""
+    _await_marks(rig)
     counters = [(c.pid, c.counters()) for c in rig.consumers if c.running and not c.stopped]
     for consumer in rig.consumers:
         if consumer.running:
@@ -52,8 +55,24 @@ def conclude(rig, evidence, found):
     f.unsafe_commits, f.samples = kinds["unsafe_commit"], rig.looks + rig.sampler.looks
     f.findings = len(found)
     if found:
-        f.explained = explain(evidence, found) + f"\n{rig.logs()}"
+        # Who keeps only the end of a long message needs to know what was found, too.
+        f.explained = f"{explain(evidence, found)}\n{rig.logs()}\n{summary(found)}"
     return f
+
+
+def _await_marks(rig, timeout=20):
+    """Until nothing is marked for the index, which is cleared behind the offsets; what stays marked becomes a finding."""
+    living = [c for c in rig.consumers if c.running and not c.stopped]
+    if not living:
+        return
+    online = online_store(Settings(**rig.base))
+    try:
+        spaces = [entry.space for entry in load_spaces(rig.home / "spaces.toml").spaces]
+        ends = time.monotonic() + timeout
+        while any(online.dirty(space, 1) for space in spaces) and any(c.running for c in living) and time.monotonic() < ends:
+            time.sleep(0.1)
+    finally:
+        online.close()
 
 
 def _note_landed(rig):

@@ -1,6 +1,7 @@
 """A checkpoint is done only when everything before it is durable; verdicts are corrected by the store."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from moontide.stores.kv_memory import MemoryKeyValue
 from moontide.stores.offline import OfflineTables
 from moontide.stores.online import PackedOnlineStore
 from moontide.views import embedding_view
+from streaming import settler
 from streaming.audit import Audit
 from streaming.checkpoint import Checkpoint
 from streaming.followers import Follower
@@ -71,6 +73,13 @@ def result(offset, item, verdict=Verdict.APPLIED):
 @pytest.fixture
 def online():
     return PackedOnlineStore(MemoryKeyValue(), project="t", clock=lambda: NOW, sequence_length=10)
+
+
+def until(condition):
+    ends = time.monotonic() + 20
+    while not condition() and time.monotonic() < ends:
+        time.sleep(0.005)
+    return condition()
 
 
 class Rig:
@@ -173,6 +182,28 @@ def test_a_stale_event_sends_the_current_record_again(rig, online):
     rig.settler.add(Effects(results=[result(1, "a", Verdict.STALE)]))
     assert rig.settler.checkpoint({P: Position(2, 1)}).done.wait(20)
     assert rig.changes.arrived == ["a", "a"]
+
+
+def test_marks_are_cleared_in_a_quiet_stream_too(rig, online, monkeypatch):
+    monkeypatch.setattr(settler, "_IDLE", 0.01)
+    effects = Effects(rows=[(VIEW, rows(1, "a"))], results=[result(0, "a")])
+    write_online(online, effects)
+    rig.settler.add(effects)
+    assert rig.settler.checkpoint({P: Position(1, 1)}).done.wait(20)
+    online.write_rows(VIEW, rows(2, "a", "b"))
+    assert until(lambda: not online.dirty(SPACE, 10))
+    assert until(lambda: sorted(rig.changes.arrived) == ["a", "a", "b"])
+
+
+def test_while_a_checkpoint_is_awaited_nothing_is_settled(rig, online, monkeypatch):
+    monkeypatch.setattr(settler, "_IDLE", 0.01)
+    rig.settler.add(Effects(results=[result(0, None, Verdict.DEAD)]))
+    assert until(lambda: rig.letters.sent)
+    online.write_rows(VIEW, rows(1, "a"))
+    time.sleep(0.1)
+    assert "index_flushed" not in rig.points
+    assert rig.settler.checkpoint({P: Position(1, 1)}).done.wait(20)
+    assert until(lambda: not online.dirty(SPACE, 10))
 
 
 def test_several_versions_all_go_offline_and_the_last_online(rig, online):
