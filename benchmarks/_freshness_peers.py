@@ -1,7 +1,6 @@
 """The consumer beside its peers: the same events, in turns, after all of them came to the same state."""
 
 import json
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from benchmarks._freshness_cells import DRAIN, PARTITIONS, settle, summary
 from benchmarks._freshness_events import CHANGED, Rates, Shoppers, cell
+from benchmarks._peer_python import peer_python
 from moontide import names
 from moontide.live import load_spaces
 
@@ -22,17 +22,7 @@ LOW = 20.0
 
 def quix_python():
     """Python of a virtual environment with Quix Streams beside the packages of this one; None where it cannot be installed."""
-    stamp = VENV / REQUIREMENTS.name
-    if not stamp.exists() or stamp.read_text() != REQUIREMENTS.read_text():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
-        packages = next(VENV.glob("lib/python3*/site-packages"))
-        ours = [p for p in sys.path if p.endswith("site-packages")]
-        (packages / "peers.pth").write_text("\n".join(ours) + "\n")
-        install = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS)]
-        if subprocess.run(install, check=False).returncode:
-            return None
-        stamp.write_text(REQUIREMENTS.read_text())
-    return VENV / "bin" / "python"
+    return peer_python(REQUIREMENTS, VENV)
 
 
 class Peer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import socket
 import statistics
@@ -66,6 +67,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(str(c) for c in row) + " |" for row in rows)])
+
+
+def kilobytes(pid: int, name: str) -> int:
+    """A memory figure of a process, such as ``RssAnon`` or ``VmHWM``; 0 once it is gone."""
+    try:
+        found = re.search(rf"{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 def start_redis(folder: Path) -> tuple[subprocess.Popen[bytes], int]:

@@ -26,6 +26,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks._report import kilobytes
+
 ROOT = Path(__file__).parents[1]
 BATCH = 256
 DIM = 128
@@ -198,7 +200,7 @@ def sample(root, samples, stop):
         found = {"driver": 0, "jvm": 0, "worker": 0}
         for pid, name in processes(root):
             kind = "driver" if pid == root else "jvm" if name == "java" else "worker"
-            found[kind] = max(found[kind], anonymous(pid))
+            found[kind] = max(found[kind], kilobytes(pid, "RssAnon") * 1_024)
         samples.append(found)
 
 
@@ -216,12 +218,6 @@ def processes(root):
             at = every.get(at, (0, ""))[0]
         if at == root:
             yield pid, name
-
-
-def anonymous(pid):
-    with contextlib.suppress(OSError, IndexError):
-        return int(re.findall(r"RssAnon:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) * 1_024
-    return 0
 
 
 if __name__ == "__main__":
