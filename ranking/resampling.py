@@ -69,7 +69,7 @@ class Resampler:
     """
 
     def __init__(self, rows: TestRows, *, draws: int = DRAWS, seed: int = 11) -> None:
-        self._rows, self._draws, self._seed = rows, draws, seed
+        self.rows, self._draws, self._seed = rows, draws, seed
         names, self._user = np.unique(rows.user, return_inverse=True)
         self._users = len(names)
         self._masks = {WHOLE: np.ones(len(rows.user), bool), **rows.slices}
@@ -81,7 +81,7 @@ class Resampler:
         """
         pairs, sums = {}, []
         for name, mask in self._masks.items():
-            label, logit, user = self._rows.label[mask], logits[mask], self._user[mask]
+            label, logit, user = self.rows.label[mask], logits[mask], self._user[mask]
             pairs[name] = PairCounts.of(user, label, logit)
             sums.append(self._sums(user, label, logit))
         columns = np.concatenate(sums, axis=1)
@@ -91,9 +91,7 @@ class Resampler:
 
     def kept_figures(self, path: Path, logits: NDArray[np.float32]) -> dict[str, Floats]:
         """`figures`, from the file `path` (``.npz``) where it holds those of these logits, rows and draws; else written there."""
-        key = hashlib.sha256(
-            f"{self._rows.digest} {self._draws} {self._seed} {MEASURES} ".encode() + logits.tobytes()
-        ).hexdigest()
+        key = hashlib.sha256(f"{self.rows.digest} {self._draws} {self._seed} {MEASURES} ".encode() + logits.tobytes()).hexdigest()
         if path.exists():
             kept = read_arrays(path)
             if str(kept.pop("key", "")) == key:
