@@ -72,7 +72,7 @@ def _run(args: argparse.Namespace) -> Exit:
         _write_card(job, inputs, sources, {**counted, "encoder": said}, rejects)
         shutil.rmtree(out.part / _WORK)
         if flat is not None:
-            write_fuxictr(out.part, flat)
+            write_fuxictr(out.part, flat, will_be=out.path)
         out.replace()
     finally:
         rejected = rejects.close()

@@ -71,10 +71,15 @@ class Flat:
         return (times >= self.valid_from).astype(np.int64) + (times >= self.test_from)
 
 
-def write_fuxictr(folder: Path, flat: Flat) -> dict[str, int]:
+def write_fuxictr(folder: Path, flat: Flat, *, will_be: Path | None = None) -> dict[str, int]:
     """Write ``folder/fuxictr`` from the training set in `folder`; it appears when it is whole, in place of an older one.
 
     Memory holds users, items and vector pointers, whatever the number of impressions.
+
+    Args:
+        folder: the training set.
+        flat: how.
+        will_be: where the training set will lie, where `folder` is moved afterwards; ``dataset_config.yaml`` names it.
 
     Returns:
         Impressions by split; their sum is the number of the set. A split without any is a file without rows.
@@ -96,7 +101,7 @@ def write_fuxictr(folder: Path, flat: Flat) -> dict[str, int]:
                 chosen = rows.filter(pa.array(split == number))
                 writer.write(name, chosen)
                 counts[name] += chosen.num_rows
-    made.write_files(staged, out)
+    made.write_files(staged, (will_be or folder) / FOLDER)
     shutil.rmtree(out, ignore_errors=True)
     staged.rename(out)
     return counts

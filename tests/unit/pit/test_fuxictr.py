@@ -162,6 +162,10 @@ def test_feature_map_follows_fuxictrs_rules(tmp_path):
             assert spec["vocab_size"] == features[spec["share_embedding"]]["vocab_size"]
     config = (tmp_path / "fuxictr" / "dataset_config.yaml").read_text()
     assert config.startswith("fuxictr:\n") and json.dumps(str(tmp_path.absolute())) in config
+    write_fuxictr(tmp_path, Flat(100, 200, length=5), will_be=tmp_path / "moved")
+    config = (tmp_path / "fuxictr" / "dataset_config.yaml").read_text()
+    assert json.dumps(str(tmp_path / "moved")) in config
+    assert json.dumps(str(tmp_path / "moved" / "fuxictr" / "train.parquet")) in config
 
 
 @pytest.mark.parametrize("requests", [0, 1])
