@@ -81,6 +81,7 @@ def draw_lengths(body: Body) -> Any:
             axes.errorbar(list(found), y, yerr=ends, marker="o", markersize=3, capsize=2, linewidth=1, label=name)
         axes.set_xscale("log")
         axes.set_xticks([group["length"] for group in groups], [str(group["length"]) for group in groups])
+        axes.minorticks_off()
         axes.axhline(0, color="black", linewidth=0.6)
         axes.set_xlabel("L, behaviours of a history")
         axes.set_ylabel("GAUC less ID at the same L, points", fontsize=8)
@@ -91,7 +92,7 @@ def draw_lengths(body: Body) -> Any:
 
 def draw_curves(body: Body) -> Any:
     """Validation GAUC and log-loss after each epoch: of the ID model, and of the multimodal model that MAKE brings."""
-    lines = [(each["model"], each["curve"]) for each in body["curves"] if each["curve"] and not each["make_curve"]]
+    lines = [(title(each), each["curve"]) for each in body["curves"] if each["curve"] and not each["make_curve"]]
     lines += [("MAKE's multimodal model", each["make_curve"]) for each in body["curves"] if each["make_curve"]]
     if not lines:
         return None
@@ -106,6 +107,7 @@ def draw_curves(body: Body) -> Any:
         panels[1][column].plot(epochs, loss, "o-", markersize=3, label="validation")
         panels[1][column].plot(epochs, [_value(record["train_loss"]) for record in curve], "o--", markersize=3, label="training")
         panels[1][column].set_xlabel("epoch")
+        panels[1][column].set_xticks(epochs)
         panels[1][column].legend(fontsize=8)
     panels[0][0].set_ylabel("GAUC, %")
     panels[1][0].set_ylabel("log-loss")

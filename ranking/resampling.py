@@ -72,6 +72,7 @@ class Resampler:
         self.rows, self._draws, self._seed = rows, draws, seed
         names, self._user = np.unique(rows.user, return_inverse=True)
         self._users = len(names)
+        self._seeds: dict[int, Floats] = {}
         self._masks = {WHOLE: np.ones(len(rows.user), bool), **rows.slices}
 
     def figures(self, logits: NDArray[np.float32]) -> dict[str, Floats]:
@@ -102,9 +103,12 @@ class Resampler:
 
     def seeds(self, count: int) -> Floats:
         """(D, S) weights of S = `count` seeds, each row with sum 1."""
-        generator = np.random.default_rng([self._seed, count])
-        taken = generator.integers(count, size=(self._draws, max(count - 1, 1)))
-        return np.asarray(np.stack([np.bincount(row, minlength=count) for row in taken]) / taken.shape[1], np.float64)
+        if count not in self._seeds:
+            generator = np.random.default_rng([self._seed, count])
+            taken = generator.integers(count, size=(self._draws, max(count - 1, 1)))
+            times = np.stack([np.bincount(row, minlength=count) for row in taken])
+            self._seeds[count] = np.asarray(times / taken.shape[1], np.float64)
+        return self._seeds[count]
 
     def _sums(self, user: Ints, label: NDArray[np.float32], logit: NDArray[np.float32]) -> Floats:
         """(U, 6) per user: rows, positives, loss, probability, impressions that count in GAUC, and those times AUC."""

@@ -8,6 +8,7 @@ import pytest
 
 from encoders.study.runs import HERE
 from moontide.errors import Misconfigured
+from ranking import train
 from ranking.compare import main
 from ranking.config import load_config
 from ranking.plan import Wanted, data_digest, points_of, run_of
@@ -150,6 +151,20 @@ def test_the_base_is_always_planned_and_flags_go_before_the_configuration(shop):
 def test_without_spaces_models_read_the_vectors_of_the_training_set(shop):
     wanted = Wanted(str(shop / "tiny.toml"), shop / "data", {})
     assert {point.space for point in points_of(wanted, wanted.loaded())} == {""}
+
+
+def test_the_trainer_takes_the_planned_commands(shop):
+    wanted = wanted_of(shop, overrides=("fit.rate=0.01",), curve_epochs=2)
+    config = wanted.loaded()
+    for point in points_of(wanted, config):
+        command = run_of(point, wanted, config, cache=shop / "cache").commands[0]
+        assert command[1:3] == ("-m", "ranking.train")
+        taken = train._parser().parse_args(command[3:])
+        assert (taken.model, taken.length, taken.seed) == (point.model, point.length, point.seed)
+        assert taken.vectors == (wanted.spaces[point.space] if config.model(point.model).reads_vectors else None)
+        changed = load_config(taken.config, overrides=taken.set)
+        assert (changed.fit.rate, changed.data.variant) == (0.01, point.variant)
+        assert changed.fit.epochs == (2 if point.kind == "curve" else config.fit.epochs)
 
 
 def test_what_decides_a_run_is_in_what_it_depends_on(shop):
