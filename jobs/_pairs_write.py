@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +12,8 @@ import pyarrow.parquet as pq
 from pyspark import TaskContext
 
 from encoders.training.pairs import CARD
+from jobs._output import OutputFolder
 from moontide import schemas
-from moontide.errors import Misconfigured
 
 #: What `WritePairs` reads: `schemas.TRAINING_PAIRS` with the time as microseconds.
 ROWS: Final = pa.schema(
@@ -56,33 +55,15 @@ def pairs_table(batch: pa.RecordBatch) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schemas.TRAINING_PAIRS)
 
 
-class PairFolder:
-    """The folder that a run replaces; what a killed run left behind is put right when the next one opens it.
+class PairFolder(OutputFolder):
+    """The folder of the pairs, whose card names it.
 
     Args:
         path: the folder; may exist only as the output of an earlier run.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
-        self.part = self.path.with_name(f".{self.path.name}.part")
-        self._old = self.path.with_name(f".{self.path.name}.old")
-
-    def require_ours(self) -> None:
-        """Raise `Misconfigured` where something else stands there."""
-        if self.path.exists() and not (self.path / CARD).is_file() and not (self.path.is_dir() and not any(self.path.iterdir())):
-            raise Misconfigured(
-                f"--out {self.path}: expected no folder, an empty one, or one that this job wrote (with {CARD}), "
-                "got something else; name another folder"
-            )
-
-    def open(self) -> None:
-        """Bring back what a run killed between two renames took away, and make an empty folder to write in."""
-        if self._old.exists() and not self.path.exists():
-            self._old.rename(self.path)
-        shutil.rmtree(self._old, ignore_errors=True)
-        shutil.rmtree(self.part, ignore_errors=True)
-        self.part.mkdir(parents=True)
+        super().__init__(path, CARD)
 
     def commit(self, card: dict[str, Any]) -> None:
         """Write the card and put the new folder in the place of the old one."""
@@ -90,7 +71,4 @@ class PairFolder:
         (self.part / CARD).write_text(text + "\n", encoding="utf-8")
         for left in self.part.glob(".part-*"):
             left.unlink()
-        if self.path.exists():
-            self.path.rename(self._old)
-        self.part.rename(self.path)
-        shutil.rmtree(self._old, ignore_errors=True)
+        self.replace()

@@ -1,0 +1,230 @@
+"""Inputs of a training set that are odd or wrong: the right rows, or one line that says what to do."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.training_set import main
+from moontide import Embeddings, EmbeddingSpace, schemas
+from moontide.pit import layout
+from moontide.pit.training_set import read_training_set
+from moontide.records import embedding_rows
+from moontide.stores.offline import OfflineTables
+from moontide.views import embedding_view
+
+pytestmark = pytest.mark.unit
+SPACE = EmbeddingSpace("moon", 1, 3)
+START = datetime(2021, 3, 1, tzinfo=UTC)
+TOMORROW = 86_400_000_000
+
+
+def at(hours):
+    return START + timedelta(hours=hours)
+
+
+def labels_table(rows, zone="UTC"):
+    """Rows of (user, item, hour, label)."""
+    columns = list(zip(*rows, strict=True)) or [()] * 4
+    time = pa.array([at(h) for h in columns[2]], pa.timestamp("us", "UTC")).cast(pa.timestamp("us", zone))
+    texts = [pa.array(c, pa.string()) for c in columns[:2]]
+    return pa.table([*texts, time, pa.array(columns[3], pa.float32())], names=["user_id", "item_id", "event_timestamp", "label"])
+
+
+def behaviours_table(rows):
+    """Rows of (user, item, hour)."""
+    columns = list(zip(*rows, strict=True)) or [()] * 3
+    texts = [pa.array(c, pa.string()) for c in (*columns[:2], ["buy"] * len(rows))]
+    return pa.table([*texts, pa.array([at(h) for h in columns[2]], schemas.TIMESTAMP)], schema=schemas.BEHAVIOURS)
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A home with a live space and one vector of item a, labels and behaviours."""
+    (tmp_path / "spaces.toml").write_text(
+        '[[space]]\nname = "moon"\nversion = 1\ndim = 3\n\n[[simtier]]\nspace = "moon_v1"\ntiers = 4\n'
+    )
+    vector = Embeddings.from_float(SPACE, np.eye(3)[:1], ids=["a"])
+    rows = embedding_rows(vector, source_version=1, event_timestamp=0, encoded_at=0, content_known_at=0)
+    OfflineTables(tmp_path / "offline").append(embedding_view(SPACE), rows, writer="one")
+    pq.write_table(labels_table([("u", "a", 5, 1.0), ("u", "b", 5, 0.0)]), tmp_path / "labels.parquet")
+    pq.write_table(behaviours_table([("u", "a", 1)]), tmp_path / "behaviours.parquet")
+    return tmp_path
+
+
+def start(site, *flags, vectors=("--space", "moon_v1")):
+    return main(
+        ["--home", str(site), "--impressions", str(site / "labels.parquet"), "--behaviours", str(site / "behaviours.parquet"),
+         "--out", str(site / "out"), *vectors, *flags]
+    )  # fmt: skip
+
+
+def test_labels_before_any_behaviour_and_at_the_very_time_of_one_know_nothing(site):
+    pq.write_table(
+        labels_table([("u", "a", 0, 1.0), ("u", "a", 1, 1.0), ("u", "a", 2, 1.0), ("new", "a", 9, 0.0)]), site / "labels.parquet"
+    )
+    assert start(site) == 0
+    got = read_training_set(site / "out")
+    assert got.known.tolist() == [0, 0, 1, 0]
+    assert np.diff(got.history_offsets).tolist() == [0, 0, 1, 0]
+    assert got.card["cold"]["requests_without_behaviours"] == 3
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+def test_times_without_a_zone_are_refused_unless_said_to_be_utc(site, capsys, zone):
+    folder = site / "labels.parquet"
+    folder.unlink()
+    folder.mkdir()
+    pq.write_table(labels_table([("u", "a", 5, 1.0)], zone), folder / "1.parquet")
+    pq.write_table(labels_table([("u", "a", 6, 1.0)]), folder / "2.parquet")
+    if zone is None:
+        assert start(site) == 1
+        said = capsys.readouterr().err
+        assert "got none in 1 files, 1 files have one" in said
+        assert "--assume-utc" in said
+        assert not (site / "out").exists()
+    assert start(site, *([] if zone else ["--assume-utc"])) == 0
+    # A zone is how a moment is written, not which moment it is.
+    assert read_training_set(site / "out").request_time.tolist() == [round(at(h).timestamp()) * 1_000_000 for h in (5, 6)]
+
+
+def test_a_space_that_does_not_exist_names_those_that_do(site, capsys):
+    assert start(site, vectors=("--space", "moon_v9")) == 1
+    assert "expected one of ['moon_v1'], got 'moon_v9'" in capsys.readouterr().err
+    assert start(site, vectors=("--spec", "moon_v9_n4_l50_drop")) == 1
+    assert "moon_v1_n4_l50_drop" in capsys.readouterr().err
+
+
+def test_two_spaces_in_one_log_are_refused(site, capsys):
+    log = next((site / "offline").glob("item_embedding/space=moon_v1/*/*.parquet"))
+    table = pq.read_table(log)
+    other = table
+    for name, value in (("space", "moon_v2"), ("source_version", 2)):
+        place = table.column_names.index(name)
+        other = other.set_column(place, table.schema.field(name), pa.array([value]))
+    pq.write_table(pa.concat_tables([table, other]).replace_schema_metadata(table.schema.metadata), log)
+    assert start(site) == 1
+    assert "expected rows of space moon_v1, got ['moon_v2']" in capsys.readouterr().err
+    assert not (site / "out").exists()
+
+
+def test_a_space_without_vectors_says_what_to_run(site, capsys):
+    (site / "spaces.toml").write_text('[[space]]\nname = "moon"\nversion = 3\ndim = 3\n')
+    assert start(site, vectors=("--space", "moon_v3")) == 1
+    assert "backfill_embeddings" in capsys.readouterr().err
+
+
+def test_bad_rows_are_counted_and_listed_and_no_other_label_is_lost(site, capsys):
+    rows = [
+        ("u", "a", 5, 1.0),
+        ("u u", "a", 5, 1.0),
+        ("u", None, 5, 1.0),
+        ("u", "a", 5, None),
+        ("u", "a", 5, float("nan")),
+        ("u", "b", 6, 0.0),
+    ]
+    table = labels_table(rows)
+    odd = table.slice(0, 2).set_column(
+        2, "event_timestamp", pa.array([None, datetime(2400, 1, 1, tzinfo=UTC)], schemas.TIMESTAMP)
+    )
+    pq.write_table(pa.concat_tables([table, odd]), site / "labels.parquet")
+    pq.write_table(behaviours_table([("u", "a", 1), ("", "a", 1)]), site / "behaviours.parquet")
+    assert start(site, "--dry-run") == 3
+    assert not (site / "out").exists()
+    assert "would join 2 labels" in capsys.readouterr().out
+    assert start(site) == 3
+    got = read_training_set(site / "out")
+    assert got.label_row.tolist() == [0, 5]
+    assert got.card["rejected"] == {"bad_label": 2, "invalid_id": 4, "no_event_time": 1}
+    rejects = pq.read_table(site / "rejects" / "training_set.parquet")
+    assert rejects["row"].to_pylist() == [1, 1, 2, 3, 4, 6, 7]
+    assert str(site / "behaviours.parquet") in rejects["source"].to_pylist()
+
+
+@pytest.mark.parametrize("empty", ["labels", "behaviours", "both"])
+def test_nothing_to_join_is_a_training_set_too(site, empty):
+    if empty != "behaviours":
+        pq.write_table(labels_table([]), site / "labels.parquet")
+    if empty != "labels":
+        pq.write_table(behaviours_table([]), site / "behaviours.parquet")
+    assert start(site) == 0
+    got = read_training_set(site / "out")
+    assert len(got) == (2 if empty == "behaviours" else 0)
+    assert got.card["rows"] == len(got)
+    assert got.card["coverage"]["impressions"] == (0.5 if len(got) else None)
+
+
+def test_an_empty_file_and_an_empty_row_group_among_others_change_nothing(site):
+    folder = site / "labels.parquet"
+    folder.unlink()
+    folder.mkdir()
+    whole = labels_table([("u", "a", 5, 1.0), ("u", "b", 6, 0.0), ("u", "b", 7, 0.0)])
+    pq.write_table(whole.slice(0, 0), folder / "0.parquet")
+    with pq.ParquetWriter(folder / "1.parquet", whole.schema) as out:
+        for part in (whole.slice(0, 1), whole.slice(0, 0), whole.slice(1)):
+            out.write_table(part)
+    pq.write_table(whole.slice(0, 0), folder / "2.parquet")
+    assert start(site) == 0
+    assert read_training_set(site / "out").label_row.tolist() == [0, 1, 2]
+
+
+def test_a_user_with_many_behaviours_keeps_the_last(site):
+    count = 200_000
+    time = pa.array(np.arange(count) * 1_000_000, pa.int64()).cast(schemas.TIMESTAMP)
+    texts = [pa.array([value]).take(pa.array(np.zeros(count, np.int64))) for value in ("u", "a", "buy")]
+    pq.write_table(pa.table([*texts, time], schema=schemas.BEHAVIOURS), site / "behaviours.parquet")
+    assert start(site, "--length", "3") == 0
+    got = read_training_set(site / "out")
+    assert got.known.tolist() == [count]
+    assert got.history_times.tolist() == [(count - 3 + n) * 1_000_000 for n in range(3)]
+
+
+def test_what_is_no_training_set_is_not_written_over_unless_asked_to(site, capsys):
+    (site / "out").mkdir()
+    (site / "out" / "thesis.txt").write_text("mine")
+    assert start(site) == 1
+    assert "name another folder" in capsys.readouterr().err
+    assert (site / "out" / "thesis.txt").read_text() == "mine"
+    assert start(site, "--overwrite") == 0
+    assert start(site) == 0
+    assert not (site / "out" / "thesis.txt").exists()
+
+
+def test_a_run_that_fails_leaves_the_training_set_that_was_there(site, capsys):
+    assert start(site) == 0
+    before = json.loads((site / "out" / layout.CARD).read_text())
+    (site / "labels.parquet").write_bytes(b"no parquet")
+    assert start(site) == 1
+    assert "expected Parquet" in capsys.readouterr().err
+    assert json.loads((site / "out" / layout.CARD).read_text()) == before
+    assert sorted(p.name for p in site.iterdir() if p.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--spec", "moon_v1_n4_l50_drop", "--length", "5"],
+        ["--space", "moon_v1", "--seed", "3"],
+        ["--space", "moon_v1", "--engine", "single", "--master", "local[1]"],
+        [],
+    ],
+)
+def test_flags_that_contradict_each_other_are_wrong_use(site, capsys, flags):
+    with pytest.raises(SystemExit) as stopped:
+        start(site, *flags, vectors=())
+    assert stopped.value.code == 2
+
+
+def test_a_spec_names_length_and_tiers_and_without_vectors_there_are_none(site):
+    assert start(site, vectors=("--spec", "moon_v1_n4_l50_drop")) == 0
+    got = read_training_set(site / "out")
+    assert got.counts.shape == (2, 4)
+    assert got.card["spec"]["spec_id"] == "moon_v1_n4_l50_drop"
+    assert start(site, vectors=("--no-vectors",)) == 0
+    got = read_training_set(site / "out")
+    assert (got.vectors, got.counts.shape) == (None, (2, 0))
