@@ -14,16 +14,27 @@ from moontide.pit.ids import Ids
 from moontide.pit.steps import Steps
 
 
-def pointers(label_file: Path, feature_file: Path) -> np.ndarray:
+def pointers(label_file: Path, feature_file: Path, threads: int) -> np.ndarray:
     """(labels,) the feature row of each label, -1: none."""
-    keys = ["item_id", "event_timestamp", "content_known_at", "source_version"]
-    log = pq.read_table(feature_file, columns=keys, read_dictionary=["item_id"])
-    labels = pq.read_table(label_file, columns=keys[:2])
-    items = Ids.of([log["item_id"].unify_dictionaries().chunk(0).dictionary])
-    event, known = (log[name].cast(pa.int64()).to_numpy() for name in keys[1:3])
-    order = [log["source_version"].to_numpy(), event]
-    steps = Steps.of(items.rows(log["item_id"]), len(items), np.maximum(event, known), order, np.ones(len(event), bool))
-    return steps.at(items.rows(labels["item_id"]), labels["event_timestamp"].cast(pa.int64()).to_numpy())
+    with ThreadPoolExecutor(threads) as pool:
+        reading = pool.submit(_ids, label_file, feature_file)
+        log = pq.read_table(feature_file, columns=["event_timestamp", "content_known_at", "source_version"])
+        event, known = (log[name].cast(pa.int64()).to_numpy() for name in log.column_names[:2])
+        eligible, version = np.maximum(event, known), log["source_version"].to_numpy()
+        times = pq.read_table(label_file, columns=["event_timestamp"])["event_timestamp"].cast(pa.int64()).to_numpy()
+        count, item, label_item = reading.result()
+    steps = Steps.of(item, count, eligible, [version, event], np.ones(len(event), bool))
+    return steps.at(label_item, times)
+
+
+def _ids(label_file, feature_file):
+    """How many items, and those of the feature rows and of the labels as integers."""
+    log, labels = (
+        pq.read_table(f, columns=["item_id"], read_dictionary=["item_id"])["item_id"] for f in (feature_file, label_file)
+    )
+    whole = log.combine_chunks()
+    items = Ids.of([whole.dictionary])
+    return len(items), items.rows(whole), items.rows(labels)
 
 
 def gather(path: Path, rows: np.ndarray, workload: str, threads: int) -> np.ndarray:
@@ -53,5 +64,5 @@ def gather(path: Path, rows: np.ndarray, workload: str, threads: int) -> np.ndar
 def join(folder: Path, workload: str, threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Label rows, whether each has a feature row, and the values."""
     label_file, feature_file = files(folder, "codes" if workload == "floats" else workload)
-    rows = pointers(label_file, feature_file)
+    rows = pointers(label_file, feature_file, threads)
     return np.arange(len(rows)), rows >= 0, gather(feature_file, rows, workload, threads)
