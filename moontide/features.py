@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from moontide import schemas
 from moontide.embeddings import Embeddings
 from moontide.records import embeddings_of
-from moontide.sequences import BehaviourSequence
-from moontide.simtier import SimTierSpec, TierCounts, tier_counts
+from moontide.simtier import SimTierSpec, TierCounts, tier_counts, tier_counts_at
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore
 from moontide.stores.indexer import order_keys
@@ -79,22 +78,45 @@ def compute_tiers(
     vectors, versions = _read_with_versions(store, space, needed)
     now_us = clock()
     row = {item: n for n, item in enumerate(needed)}
-    parts = []
-    for user, sequence, seen in zip(users, sequences, histories, strict=True):
-        history = vectors.take(np.array([row[i] for i in seen], np.int64))
-        mine = vectors.take(np.array([row[i] for i in candidates[user]], np.int64))
-        counted = tier_counts(mine, history, spec)
-        digest = history_digest(seen, [versions.get(i) for i in seen])
-        parts.append(_simtier_rows(user, list(candidates[user]), counted, sequence, digest, now_us))
-    return pa.concat_tables(parts) if parts else schemas.USER_ITEM_SIMTIER.empty_table()
+    seen, hist_offsets = _pointers(row, histories)
+    mine, cand_offsets = _pointers(row, list(candidates.values()))
+    counted = tier_counts_at(vectors, mine, cand_offsets, seen, hist_offsets, spec, candidate_keys=mine, history_keys=seen)
+    parts = [_digest_part(item, versions.get(item)) for item in needed]
+    digests = [_digest([parts[row[item]] for item in history]) for history in histories]
+    each = pa.array(np.repeat(np.arange(len(users)), np.diff(cand_offsets)))
+    now = pa.array(np.full(len(mine), now_us, np.int64)).cast(schemas.TIMESTAMP)
+    columns = {
+        "user_id": pa.array(users, pa.string()).take(each),
+        "item_id": pa.array(needed, pa.string()).take(pa.array(mine)),
+        "event_timestamp": now,
+        "created": now,
+        "counts": _lists(counted.counts),
+        "missing": pa.array(counted.missing),
+        "sequence_version": pa.array([s.version for s in sequences], pa.int64()).take(each),
+        "history_digest": pa.array(digests, pa.string()).take(each),
+        "computed_at": now,
+    }
+    return pa.table([columns[f.name] for f in schemas.USER_ITEM_SIMTIER], schema=schemas.USER_ITEM_SIMTIER)
 
 
 def history_digest(item_ids: Sequence[str], versions: Sequence[bytes | None]) -> str:
     """32 hex digits over the history's (item, order key of its record) pairs in order: it changes when any vector of it does."""
-    state = hashlib.blake2b(digest_size=16)
-    for item, version in zip(item_ids, versions, strict=True):
-        state.update(item.encode() + b"\0" + (b"-" if version is None else version))
-    return state.hexdigest()
+    return _digest([_digest_part(item, version) for item, version in zip(item_ids, versions, strict=True)])
+
+
+def _digest_part(item: str, version: bytes | None) -> bytes:
+    return item.encode() + b"\0" + (b"-" if version is None else version)
+
+
+def _digest(parts: Sequence[bytes]) -> str:
+    return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
+
+
+def _pointers(row: Mapping[str, int], lists: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the ids of all lists end to end, and where each list starts."""
+    sizes = np.fromiter(map(len, lists), np.int64, len(lists))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    return np.fromiter((row[item] for items in lists for item in items), np.int64, int(offsets[-1])), offsets
 
 
 def _read_with_versions(store: OnlineStore, space: EmbeddingSpace, ids: Sequence[str]) -> tuple[Embeddings, dict[str, bytes]]:
@@ -118,22 +140,6 @@ def _vectors_at(space: EmbeddingSpace, records: pa.Table, at: NDArray[np.int64],
     return Embeddings.from_codes(space, codes, scale, ids=ids)
 
 
-def _simtier_rows(
-    user: str, items: list[str], counted: TierCounts, sequence: BehaviourSequence, digest: str, now_us: int
-) -> pa.Table:
-    count = len(items)
-    tiers = counted.counts.shape[1]
-    offsets = pa.array(np.arange(0, count * tiers + 1, tiers, dtype=np.int32))
-    now = pa.array([now_us] * count, schemas.TIMESTAMP)
-    columns = {
-        "user_id": pa.array([user] * count),
-        "item_id": pa.array(items, pa.string()),
-        "event_timestamp": now,
-        "created": now,
-        "counts": pa.ListArray.from_arrays(offsets, pa.array(counted.counts.ravel())),
-        "missing": pa.array(counted.missing),
-        "sequence_version": pa.array([sequence.version] * count, pa.int64()),
-        "history_digest": pa.array([digest] * count),
-        "computed_at": now,
-    }
-    return pa.table([columns[f.name] for f in schemas.USER_ITEM_SIMTIER], schema=schemas.USER_ITEM_SIMTIER)
+def _lists(counts: NDArray[np.int32]) -> pa.Array:
+    rows, tiers = counts.shape
+    return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * tiers), pa.array(counts.ravel()))
