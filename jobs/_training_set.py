@@ -128,8 +128,16 @@ def _reasons(batch: pa.RecordBatch, bad: NDArray[np.bool_], now_us: int) -> NDAr
 
 
 def _rejected(batch: pa.RecordBatch, at: int, reason: str, path: str, row: int) -> Rejected:
-    shown = {name: str(batch[name][at].as_py())[:80] for name in _SHOWN if name in batch.schema.names}
+    shown = {name: _shown(batch[name][at]) for name in _SHOWN if name in batch.schema.names}
     return Rejected(path, row, shown.get(names.ITEM_ID), str(reason), f"{EXPECTED}; got {shown}")
+
+
+def _shown(value: pa.Scalar) -> str:
+    try:
+        return str(value.as_py())[:80]
+    except (OverflowError, ValueError):
+        # A time outside the calendar.
+        return f"{value.type} {value.value}"
 
 
 def _floats(values: pa.Array) -> NDArray[np.float32]:
