@@ -73,9 +73,10 @@ class FieldBlock(nn.Module):
 
     def forward(self, tokens: Tensor, fields: Tensor) -> Tensor:
         """(F, R, W) of the same."""
-        mixed: Tensor = tokens + self.dropout(self.out(self._attend(self.norms[0](tokens), fields), fields))
+        mixed = tokens + self.dropout(self.out(self._attend(self.norms[0](tokens), fields), fields))
         wide = nn.functional.gelu(self.wide(self.norms[1](mixed), fields))
-        return mixed + self.dropout(self.narrow(wide, fields))
+        found: Tensor = mixed + self.dropout(self.narrow(wide, fields))
+        return found
 
     def _attend(self, tokens: Tensor, fields: Tensor) -> Tensor:
         # (3, R, H, F, W / H)

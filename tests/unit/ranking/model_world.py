@@ -35,7 +35,7 @@ def parts(embeddings=None, hidden=(8, 6), width=8, dropout=0.0, tiers=TIERS):
     return Parts(shapes, Sizes(width, width, hidden, dropout), VectorTable(table_rows(embeddings)))
 
 
-def make_batch(seed=0, groups=4, candidates=3, length=6, embeddings=None, tiers=TIERS):
+def make_batch(seed=0, groups=4, candidates=3, length=6, embeddings=None, counted=True):
     """Histories of every length from 0 to L; some items and behaviours without a vector; counts by the kernel's definition."""
     rng = np.random.default_rng(seed)
     embeddings = vectors() if embeddings is None else embeddings
@@ -48,9 +48,9 @@ def make_batch(seed=0, groups=4, candidates=3, length=6, embeddings=None, tiers=
     history = np.where(present, history, 0)
     vector = np.where(rng.random(item.shape) < 0.8, item, 0)
     history_vector = np.where(rng.random(history.shape) < 0.8, history, 0)
-    counts = np.zeros((groups, candidates, tiers + 1), np.float32)
-    spec = SimTierSpec("toy_v1", tiers=tiers, length=max(length, 1))
-    for g in range(groups):
+    counts = np.zeros((groups, candidates, TIERS + 1), np.float32)
+    spec = SimTierSpec("toy_v1", tiers=TIERS, length=max(length, 1))
+    for g in range(groups if counted else 0):
         seen = present[g]
         mine = _taken(embeddings, item[g], vector[g])
         found = reference_tier_counts(mine, _taken(embeddings, history[g][seen], history_vector[g][seen]), spec)
