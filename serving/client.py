@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from moontide.live import LiveSpaces, Service
 from moontide.simtier import TierCounts
 from moontide.stores.base import OnlineStore
 from moontide.views import item_features, user_sequence
+from serving.request_log import RequestLog, read_served
 
 
 class RankingClient:
@@ -24,14 +25,16 @@ class RankingClient:
     Args:
         store: the online store; closed by `close`.
         live: the site's spaces and services.
+        log: takes a sample of the requests; the caller closes it. None: nothing is logged.
     """
 
-    def __init__(self, store: OnlineStore, live: LiveSpaces) -> None:
+    def __init__(self, store: OnlineStore, live: LiveSpaces, *, log: RequestLog | None = None) -> None:
         self._store = store
         self._live = live
+        self._log = log
 
     @classmethod
-    def from_repo(cls, repo: str | Path) -> RankingClient:
+    def from_repo(cls, repo: str | Path, *, log: RequestLog | None = None) -> RankingClient:
         """Open the online store and services of a Feast feature repository.
 
         Raises:
@@ -39,10 +42,15 @@ class RankingClient:
         """
         from serving.repository import open_repo
 
-        return cls(*open_repo(Path(repo)))
+        return cls(*open_repo(Path(repo)), log=log)
 
     def features(
-        self, user_id: str, item_ids: Iterable[str] | pa.Array | pa.ChunkedArray, *, service: str = "ctr_v1"
+        self,
+        user_id: str,
+        item_ids: Iterable[str] | pa.Array | pa.ChunkedArray,
+        *,
+        service: str = "ctr_v1",
+        request_id: str | None = None,
     ) -> pa.Table:
         """Features of C candidates for one user.
 
@@ -52,6 +60,8 @@ class RankingClient:
                 and fields stand for themselves: an item without a vector (unknown, not encoded yet, or its vector deleted) has
                 ``embedding_present`` false, a null embedding and the whole history in ``missing``; one whose ``item_features``
                 record is absent or deleted has null fields.
+            service: what to read.
+            request_id: under which the request is logged, where it is; None: one is drawn.
 
         Returns:
             C rows in the order of `item_ids`: ``item_id``; ``embedding`` fixed_size_list<float32>[D] (codes * scale);
@@ -67,17 +77,21 @@ class RankingClient:
         chosen = self._live.service(service)
         names.require_ids([user_id], what=names.USER_ID)
         ids = names.require_ids(_listed(item_ids))
+        if self._log is not None and self._log.sampled():
+            return self._logged(self._log, chosen, user_id, ids, request_id)
         read = request_tiers(self._store, chosen.space, chosen.simtier, user_id, ids)
-        columns: dict[str, pa.Array | pa.ChunkedArray] = {
-            names.ITEM_ID: pa.array(ids, pa.string()),
-            "embedding": _vectors(read.candidates),
-            "embedding_present": pa.array(read.candidates.present),
-            **_tier_columns(read.tiers),
-        }
+        fields: Mapping[str, pa.Array | pa.ChunkedArray] = {}
         if chosen.item_fields:
-            fields = self._store.read_columns(item_features(), ids, list(chosen.item_fields))
-            columns.update((name, fields.column(name)) for name in chosen.item_fields)
-        return pa.table(columns).replace_schema_metadata(_metadata(chosen, read.sequence_version))
+            table = self._store.read_columns(item_features(), ids, list(chosen.item_fields))
+            fields = {name: table.column(name) for name in chosen.item_fields}
+        return _table(chosen, read.candidates, read.tiers, fields, read.sequence_version)
+
+    def _logged(self, log: RequestLog, chosen: Service, user_id: str, ids: list[str], request_id: str | None) -> pa.Table:
+        """The same values, read with their versions."""
+        now = log.now()
+        served = read_served(self._store, chosen, user_id, ids)
+        log.add(chosen, served, now, request_id)
+        return _table(chosen, served.candidates, served.tiers, served.fields, served.sequence.version)
 
     def sequence(self, user_id: str, *, service: str = "ctr_v1", length: int | None = None) -> pa.Table:
         """The behaviours that `features` compares candidates with, for models that attend over them.
@@ -133,6 +147,23 @@ def _listed(item_ids: Iterable[str] | pa.Array | pa.ChunkedArray) -> Iterable[st
     if isinstance(item_ids, str | bytes) or not isinstance(item_ids, Iterable):
         raise TypeError(f"item_ids: expected a list or array of ids, got {type(item_ids).__name__}; pass [item_id] for one")
     return item_ids
+
+
+def _table(
+    chosen: Service,
+    candidates: Embeddings,
+    tiers: TierCounts,
+    fields: Mapping[str, pa.Array | pa.ChunkedArray],
+    sequence_version: int,
+) -> pa.Table:
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+        names.ITEM_ID: pa.array(candidates.ids or (), pa.string()),
+        "embedding": _vectors(candidates),
+        "embedding_present": pa.array(candidates.present),
+        **_tier_columns(tiers),
+    }
+    columns.update((name, fields[name]) for name in chosen.item_fields)
+    return pa.table(columns).replace_schema_metadata(_metadata(chosen, sequence_version))
 
 
 def _vectors(embeddings: Embeddings) -> pa.Array:
