@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from datetime import UTC, datetime, timedelta
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from jobs.training_set import main
 from moontide import Embeddings, EmbeddingSpace, schemas
+from moontide.pit import build
 from moontide.pit.training_set import read_training_set
 from moontide.records import embedding_rows
 from moontide.stores.offline import OfflineTables
@@ -49,6 +51,7 @@ WORLD = st.fixed_dictionaries(
         "catalog": st.lists(CATALOG, max_size=6, unique_by=lambda v: v[:4]),
         "length": st.sampled_from([1, 2, 5, 50]),
         "row_group": st.sampled_from([1, 3, 100]),
+        "piece": st.sampled_from([1, 4, 1 << 20]),
     }
 )
 
@@ -169,11 +172,12 @@ def test_every_value_is_that_of_the_loops(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     home = write_world(folder, world)
     good = [(row, *label) for row, label in enumerate(world["labels"]) if label[0] is not None and label[3] is not None]
-    code = main(
-        ["--home", str(home), "--impressions", str(folder / "labels.parquet"), "--behaviours", str(folder / "behaviours.parquet"),
-         "--labels", "stay", "--space", "moon_v1", "--length", str(world["length"]), "--tiers", str(TIERS),
-         "--out", str(folder / "out")]
-    )  # fmt: skip
+    with mock.patch.object(build, "BEHAVIOURS", world["piece"]):
+        code = main(
+            ["--home", str(home), "--impressions", str(folder / "labels.parquet"),
+             "--behaviours", str(folder / "behaviours.parquet"), "--labels", "stay", "--space", "moon_v1",
+             "--length", str(world["length"]), "--tiers", str(TIERS), "--out", str(folder / "out")]
+        )  # fmt: skip
     assert code == (3 if len(good) < len(world["labels"]) else 0)
     got = read_training_set(folder / "out")
     assert got.label_row.tolist() == [row for row, *_ in good]

@@ -10,18 +10,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from encoders.purchases import read_purchases
+from jobs import training_set
+from jobs._training_set import build_unit
 from jobs.training_set import main
 from moontide import Embeddings, EmbeddingSpace, schemas
 from moontide.pit import layout
+from moontide.pit.impressions import make_impressions
+from moontide.pit.in_memory import from_purchases
+from moontide.pit.purchases import DAY
 from moontide.pit.training_set import read_training_set
 from moontide.records import embedding_rows
 from moontide.stores.offline import OfflineTables
 from moontide.views import embedding_view
+from tests.unit.ranking.purchases_world import write_shop
 
 pytestmark = pytest.mark.unit
 SPACE = EmbeddingSpace("moon", 1, 3)
 START = datetime(2021, 3, 1, tzinfo=UTC)
-TOMORROW = 86_400_000_000
 
 
 def at(hours):
@@ -228,3 +234,41 @@ def test_a_spec_names_length_and_tiers_and_without_vectors_there_are_none(site):
     assert start(site, vectors=("--no-vectors",)) == 0
     got = read_training_set(site / "out")
     assert (got.vectors, got.counts.shape) == (None, (2, 0))
+
+
+@pytest.mark.parametrize("spoilt", ["lost", "doubled", "swapped"])
+def test_a_label_that_is_lost_or_there_twice_fails_the_job(site, capsys, monkeypatch, spoilt):
+    chosen = {"lost": [0], "doubled": [0, 0, 1], "swapped": [1, 0]}[spoilt]
+
+    def spoil(*args):
+        for made in build_unit(*args):
+            yield made._replace(impressions=made.impressions.take(chosen) if made.impressions.num_rows else made.impressions)
+
+    monkeypatch.setattr(training_set, "build_unit", spoil)
+    assert start(site) == 1
+    assert "training set: expected" in capsys.readouterr().err
+    assert not (site / "out").exists()
+
+
+def test_purchases_with_drawn_negatives_are_the_set_that_is_made_in_memory(tmp_path):
+    write_shop(tmp_path / "shop", seed=3, baskets=120)
+    flags = ["--variant", "all", "--negatives", "2", "--window-days", "20", "--seed", "5", "--length", "4"]
+    (tmp_path / "spaces.toml").write_text("")
+    code = main(
+        ["--home", str(tmp_path), "--purchases", str(tmp_path / "shop"), "--no-vectors", "--out", str(tmp_path / "out"), *flags]
+    )
+    assert code == 0
+    got = read_training_set(tmp_path / "out")
+    made = read_purchases(tmp_path / "shop")
+    impressions = make_impressions(made, variant="all", seed=5, ratio=2, window=20 * DAY)
+    expected = from_purchases(made, impressions, 4, None)
+    assert len(got) == len(expected) > 100
+    assert [got.item_ids[i] for i in got.item] == [expected.item_ids[i] for i in expected.item]
+    assert np.array_equal(got.label, expected.label)
+    asked = np.unique(expected.request)
+    assert np.array_equal(got.known, expected.known[asked])
+    for name, values in expected.scalars.items():
+        assert np.array_equal(got.scalars[name], values), name
+    assert np.array_equal(got.missing, expected.missing)
+    assert np.array_equal(got.request_time, expected.request_time[asked])
+    assert got.card["input"]["sampler"] == {"variant": "all", "negatives": 2, "window_days": 20, "seed": 5}
