@@ -68,6 +68,7 @@ def _run(args: argparse.Namespace) -> Exit:
         sources = gather(job, inputs, rejects, OfflineTables(settings.offline_root), spec=spec, length=length)
         encoder = _encoder(spec, live)
         counted = _join(job, sources, rejects, args, encoder[1])
+        _warn_of_no_vector(sources, counted)
         said = None if spec is None else _said(encoder[0], counted)
         _write_card(job, inputs, sources, {**counted, "encoder": said}, rejects)
         shutil.rmtree(out.part / _WORK)
@@ -122,6 +123,18 @@ def _join(
 
 def _encoder(spec: Spec | None, live: LiveSpaces) -> tuple[str | None, int | None]:
     return (None, None) if spec is None else encoder_cutoff(live.live(spec[1].id).artifact)
+
+
+def _warn_of_no_vector(sources: Sources, counted: dict[str, Any]) -> None:
+    if sources.vectors is None or counted["coverage"]["impressions"] != 0:
+        return
+    log = sources.vectors[0]
+    reason = (
+        f"the {len(log):,} vectors of their items became known later (backfill an export of the past with --history)"
+        if len(log)
+        else f"{log.space.id} has no row of their items (are the ids those of the catalog?)"
+    )
+    complain(f"warning: no label has a vector: {reason}")
 
 
 def _said(cutoff: str | None, counted: dict[str, Any]) -> dict[str, Any]:

@@ -152,6 +152,25 @@ def test_bad_rows_are_counted_and_listed_and_no_other_label_is_lost(site, capsys
     assert str(site / "behaviours.parquet") in rejects["source"].to_pylist()
 
 
+def test_labels_that_all_lie_before_the_vectors_are_joined_and_warned_of(site, capsys):
+    vector = Embeddings.from_float(SPACE, np.eye(3)[:1], ids=["b"])
+    late = embedding_rows(vector, source_version=1, event_timestamp=0, encoded_at=0, content_known_at=1 << 55)
+    OfflineTables(site / "offline").append(embedding_view(SPACE), late, writer="late")
+    for item, said in (("b", "--history"), ("c", "no row of their items")):
+        pq.write_table(labels_table([("u", item, 5, 1.0)]), site / "labels.parquet")
+        pq.write_table(behaviours_table([]), site / "behaviours.parquet")
+        assert start(site) == 0
+        assert said in capsys.readouterr().err
+        assert read_training_set(site / "out").vector.tolist() == [-1]
+
+
+def test_without_behaviours_every_history_is_empty(site):
+    flags = ["--impressions", str(site / "labels.parquet"), "--out", str(site / "out"), "--space", "moon_v1"]
+    assert main(["--home", str(site), *flags]) == 0
+    got = read_training_set(site / "out")
+    assert (got.known.tolist(), got.vector.tolist(), got.history_offsets.tolist()) == ([0], [0, -1], [0, 0])
+
+
 @pytest.mark.parametrize("empty", ["labels", "behaviours", "both"])
 def test_nothing_to_join_is_a_training_set_too(site, empty):
     if empty != "behaviours":

@@ -56,9 +56,7 @@ def test_the_valid_row_is_the_highest_that_had_happened_and_was_known(rows, batc
     rows = [row for at, row in enumerate(rows) if row[:4] + row[5:6] not in [r[:4] + r[5:6] for r in rows[:at]]]
     table = log_table(rows)
     items = Ids.of([pa.array(NAMES)])
-    log = VersionLog.build(
-        [table.slice(at, batch) for at in range(0, len(rows), batch)], SPACE, items
-    )
+    log = VersionLog.build([table.slice(at, batch) for at in range(0, len(rows), batch)], SPACE, items)
     asked = [(item, now) for item in range(4) for now in range(-1, 8)]
     item, now = (np.array(column, np.int64) for column in zip(*asked, strict=True))
     expected = [oracle(rows, *query) for query in asked]
