@@ -1,8 +1,8 @@
 """A text-only MOON artifact in half a minute: ``python -m encoders.lexical --data DIR --cutoff DAY --out OUT``.
 
-The text tower of the recipe with two blocks of dims: a random projection of the weighted terms, which knows rare words and
-spellings, and a map from terms to what is bought together (`encoders.training.purchase_factors`). Both are linear in terms, so
-the artifact is a plain text tower. For catalogs without pictures, and for features of ranking models rather than for search.
+The text tower of the recipe with two blocks of dims: the leading directions of the catalog's weighted terms, and a map from
+terms to what is bought by one customer (`encoders.training.purchase_factors`). Both are linear in terms, so the artifact is a
+plain text tower. For catalogs without pictures, and for features of ranking models rather than for search.
 """
 
 from __future__ import annotations
@@ -21,40 +21,63 @@ from encoders.artifact import LAYOUT, Manifest, Preprocessing, require_replaceab
 from encoders.data import DataSet, read_data_set
 from encoders.export import OPSET, TextPart, export_parts
 from encoders.hf_model import MeanFusion
+from encoders.purchases import USER_COLUMNS, read_purchases
 from encoders.sample_inputs import ITEMS
+from encoders.tables import read_table
 from encoders.terms import WeightConfig
 from encoders.tokenizer import Tokenizer, TokenizerConfig
 from encoders.towers import TextTower
 from encoders.training.frequencies import SOURCE as FREQUENCIES
 from encoders.training.frequencies import build_term_table
-from encoders.training.purchase_factors import Fit, fit_map, purchase_factors
+from encoders.training.purchase_factors import Fit, fit_map, purchase_factors, term_directions
+from encoders.transactions import Baskets
 from moontide.errors import Misconfigured, MoontideError
 from moontide.spaces import EmbeddingSpace
 
 BUCKETS: Final = 16_384
 DIM: Final = 256
-#: Dims of the block that learnt from baskets, and its share beside the terms' block, chosen on validation days of a CTR model.
-BOUGHT_DIM: Final = 64
+#: Dims of the block that learnt from sales, and its share beside the terms' block, chosen on validation days of a CTR model.
+BOUGHT_DIM: Final = 128
 BOUGHT_SHARE: Final = 0.7
 
 
-def build_tower(data: DataSet, tokenizer: Tokenizer, *, share: float, seed: int) -> tuple[TextTower, Fit]:
-    """The tower, and how its second block was fitted.
+def build_tower(
+    data: DataSet, together: Baskets | None, tokenizer: Tokenizer, *, share: float, seed: int
+) -> tuple[TextTower, Fit]:
+    """The tower, and how its second block was fitted: on `together`, what was bought by one.
 
     Raises:
         Misconfigured: no log of sales, or one too short.
     """
-    if data.baskets is None:
-        raise Misconfigured(f"{data.folder}: expected transactions.parquet, got none; the map is fitted on baskets")
+    if together is None:
+        raise Misconfigured(f"{data.folder}: expected transactions.parquet, got none; the map is fitted on sales")
     items = [example.item for example in data.examples]
-    factors, counts = purchase_factors(data.baskets, len(items), BOUGHT_DIM, seed=seed)
-    fit = fit_map(tokenizer(items), factors, counts, BUCKETS, seed=seed)
-    torch.manual_seed(seed)
+    tokens = tokenizer(items)
+    factors, counts = purchase_factors(together, len(items), BOUGHT_DIM, seed=seed)
+    fit = fit_map(tokens, factors, counts, BUCKETS, seed=seed)
+    terms = term_directions(tokens, BUCKETS, DIM - BOUGHT_DIM, seed=seed)
     tower = TextTower(DIM, BUCKETS)
-    terms = torch.randn(BUCKETS, DIM - BOUGHT_DIM) / np.sqrt(DIM - BOUGHT_DIM)
     with torch.no_grad():
-        tower.table.copy_(torch.cat([np.sqrt(1 - share) * terms, np.sqrt(share) * torch.from_numpy(fit.table)], dim=1))
+        table = np.concatenate([np.sqrt(1 - share) * terms, np.sqrt(share) * fit.table], axis=1)
+        tower.table.copy_(torch.from_numpy(table.astype(np.float32)))
     return tower.eval(), fit
+
+
+def bought_by_one(data: DataSet, cutoff: str) -> Baskets | None:
+    """What each customer bought before the day, each item once; the baskets where the log knows no customers.
+
+    By customer, because the next order is what a ranking model is asked about, not the rest of this one.
+    """
+    path = data.folder / "transactions.parquet"
+    if not path.is_file() or not set(USER_COLUMNS) & set(read_table(path).columns):
+        return data.baskets
+    sales = read_purchases(data.folder)
+    rows = {example.item.item_id: row for row, example in enumerate(data.examples)}
+    row_of = np.array([rows.get(item, -1) for item in sales.item_ids], np.int64)[sales.item]
+    used = (sales.time < np.datetime64(cutoff, "us").astype(np.int64)) & (row_of >= 0)
+    pairs = np.unique(sales.user[used] * len(rows) + row_of[used])
+    sizes = np.unique(pairs // max(len(rows), 1), return_counts=True)[1]
+    return Baskets(pairs % max(len(rows), 1), np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]))
 
 
 def save(tower: TextTower, tokenizer: Tokenizer, out: Path, space: EmbeddingSpace, provenance: dict[str, Any]) -> EmbeddingSpace:
@@ -87,7 +110,7 @@ def run(arguments: argparse.Namespace) -> tuple[EmbeddingSpace, Fit]:
     require_replaceable(arguments.out)
     data = read_data_set(arguments.data, cutoff=arguments.cutoff)
     tokenizer = Tokenizer(TokenizerConfig(buckets=BUCKETS, weights=WeightConfig()), build_term_table())
-    tower, fit = build_tower(data, tokenizer, share=arguments.share, seed=arguments.seed)
+    tower, fit = build_tower(data, bought_by_one(data, arguments.cutoff), tokenizer, share=arguments.share, seed=arguments.seed)
     provenance = {
         "trained_here": True, "recipe": "encoders.lexical", "seed": arguments.seed, "share": arguments.share,
         "training_cutoff": arguments.cutoff, "data": [data.source], "sources": [FREQUENCIES],

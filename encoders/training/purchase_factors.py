@@ -1,9 +1,10 @@
 """What is bought together, learnt from content alone: a linear map from a title's terms to factors of co-purchase.
 
 N items, V buckets of the text table, F factors. Factors are the leading directions of the items' positive pointwise mutual
-information within baskets (Levy and Goldberg 2014: what skip-gram with negative samples factorises). They are never a vector's
-content: the map is fitted by ridge regression from terms, so an item that nobody has bought yet gets what its words promise, and
-no item gets a place of its own. That is what keeps behaviour from turning a content vector into a second id embedding.
+information within baskets, or within all that one customer bought (Levy and Goldberg 2014: what skip-gram with negative samples
+factorises). They are never a vector's content: the map is fitted by ridge regression from terms, so an item that nobody has
+bought yet gets what its words promise, and no item gets a place of its own. That is what keeps behaviour from turning a content
+vector into a second id embedding.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ class Fit:
 def purchase_factors(baskets: Baskets, items: int, width: int, *, seed: int) -> tuple[Floats, NDArray[np.int64]]:
     """(N, F) unit rows, zero for an item never bought with another, and (N,) in how many baskets each is.
 
-    A basket counts one in all, however large: wholesalers' baskets hold hundreds of items that have nothing in common.
+    Args:
+        baskets: what was bought together, by one order or by one customer.
+
+    One counts one in all, however large: wholesalers' hold hundreds of items that have nothing in common.
     """
     counts = np.bincount(baskets.items, minlength=items)
     together = torch.zeros((items, items), dtype=torch.float32)
@@ -95,6 +99,30 @@ def fit_map(tokens: Tokens, factors: Floats, counts: NDArray[np.int64], buckets:
         found[penalty] = float(cosines.mean())
     best = max(found, key=lambda penalty: found[penalty])
     return Fit(_ridge(bags, target, weight, best).numpy(), best, len(known), found[best])
+
+
+def term_directions(tokens: Tokens, buckets: int, width: int, *, seed: int) -> Floats:
+    """(V, `width`) leading directions of the unit bags of N titles (latent semantic analysis, Deerwester et al. 1990).
+
+    Directions weigh by the root of their singular value, on average 1. Plain cosines of bags count what a random projection
+    counts; words that come in the same titles have nearby rows here. A bucket that no title has keeps a random row, or a title of
+    new words would have no vector.
+
+    Raises:
+        Misconfigured: not more titles than `width`.
+    """
+    rows = np.flatnonzero(tokens.lengths > 0)
+    if len(rows) <= width:
+        raise Misconfigured(f"titles: expected more than {width}, got {len(rows)}; give a larger catalog")
+    bags = _bags(tokens, rows, buckets)
+    torch.manual_seed(seed)
+    _, sizes, right = torch.svd_lowrank(bags, q=min(width + _SPARE, len(rows)), niter=_ROUNDS)
+    weights = sizes[:width].sqrt()
+    table = right[:, :width] * (weights / weights.mean())
+    seen = bags.sum(dim=0) > 0
+    length = table[seen].norm(dim=1).square().mean().sqrt()
+    fresh = torch.nn.functional.normalize(torch.randn(buckets, width), dim=1) * length
+    return torch.where(seen[:, None], table, fresh).numpy().astype(np.float32)
 
 
 def _ridge(bags: Tensor, target: Tensor, weight: Tensor, penalty: float) -> Tensor:
