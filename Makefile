@@ -20,7 +20,7 @@ QUIET_EXIT := 2> >(grep --line-buffered -vE '^(nanobind:| - (leaked|\.\.\. skipp
 LEVELS := $(wildcard $(addprefix tests/,unit golden architecture contract parity integration e2e faults))
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-.PHONY: help setup setup-dev java redis kafka kafka-stop lock lint types layers unit contract architecture integration test test-faults demo bench train-small spark-zip clean
+.PHONY: help setup setup-dev java redis kafka kafka-stop lock lint types layers unit contract architecture integration test test-faults demo bench train-small ranking spark-zip clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -93,6 +93,20 @@ train-small: setup-dev ## train the shipped encoder again into build/moon_v2 and
 	$(BIN)/python -m encoders.train --config small --data training/data/clothing training/data/luma training/data/online_retail \
 	  --cutoff 2011-07-01 --version 2 --out build/moon_v2 --checkpoints build/train --features-cache build/features --threads 2
 	$(BIN)/python -m encoders.study reproduce build/moon_v2 --shipped artifacts/moon_v2 --spread docs/models/moon_v2_seeds.json
+
+# A text-only space learnt before July, its catalog encoded into the offline log, a training set joined point in time, models compared.
+RANKING := build/ranking
+RETAIL := training/data/online_retail
+RANKING_ARGS ?= --lengths 50 --seeds 1 --models simtier make simtier_make similarity
+ranking: setup-dev ## the tables of docs/results.md on the shipped data, under fewer seeds: RANKING_ARGS says which; ends in build/ranking/table.md
+	$(BIN)/python -m encoders.lexical --data $(RETAIL) --cutoff 2011-07-01 --out $(RANKING)/moontext_v1
+	$(BIN)/python -m ranking.text_svd --data $(RETAIL) --dim 128 --out $(RANKING)/charsvd.npz
+	$(BIN)/python examples/retail_site.py --data $(RETAIL) --artifact $(RANKING)/moontext_v1 --home $(RANKING)/home
+	$(BIN)/python -m jobs.backfill_embeddings --home $(RANKING)/home --catalog $(RANKING)/home/catalog.parquet --space moontext_v1 \
+	  --history --skip-index
+	$(BIN)/python -m jobs.training_set --home $(RANKING)/home --purchases $(RETAIL) --variant new --seed 7 --space moontext_v1 --length 1000 \
+	  --tiers 40 --out $(RANKING)/set --overwrite
+	$(BIN)/python -m ranking.compare --data $(RANKING)/set --spaces moon=set charsvd=$(RANKING)/charsvd.npz $(RANKING_ARGS) --out $(RANKING)/runs
 
 spark-zip: setup ## dist/moontide.zip for spark-submit --py-files (Spark takes no .whl on executors)
 	$(BIN)/python -m jobs.package --out dist/moontide.zip

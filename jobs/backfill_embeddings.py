@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         help="load tests: hash vectors instead of the space's artifact; the space must name no encoder_digest",
     )
     made.add_argument(
-        "--history", action="store_true", help="the catalog is an export of the past: content was known at its event time, not now"
+        "--history", action="store_true", help="the catalog is an export of the past: known at its event times, not now"
     )
     made.add_argument("--skip-index", action="store_true", help="leave the index to a running indexer (items stay marked)")
     add_spark_flags(made)

@@ -19,7 +19,7 @@ from encoders.study.runs import Run, execute
 from moontide.errors import Misconfigured, MoontideError
 from moontide.pit.impressions import VARIANTS
 from ranking.config import RankingConfig
-from ranking.plan import TRAIN, Point, Wanted, data_digest, points_of, run_of
+from ranking.plan import SET, TRAIN, Point, Wanted, data_digest, points_of, run_of
 from ranking.resampling import DRAWS
 from ranking.results import as_markdown
 from ranking.run_file import write_json
@@ -62,14 +62,14 @@ def wanted_of(arguments: argparse.Namespace) -> Wanted:
     """What the command line asks for.
 
     Raises:
-        Misconfigured: a space that is not ``NAME=FILE.npz``.
+        Misconfigured: a space that is neither ``NAME=FILE.npz`` nor ``NAME=set``.
     """
-    spaces = {}
+    spaces: dict[str, Path | None] = {}
     for text in arguments.spaces:
         name, found, path = text.partition("=")
         if not found or not name.replace("_", "").isalnum():
-            raise Misconfigured(f"--spaces {text!r}: expected NAME=FILE.npz with a name of letters, digits and _")
-        spaces[name] = Path(path)
+            raise Misconfigured(f"--spaces {text!r}: expected NAME=FILE.npz or NAME=set with a name of letters, digits and _")
+        spaces[name] = None if path == SET else Path(path)
     return Wanted(
         arguments.config, arguments.data, spaces, tuple(arguments.set), tuple(arguments.variants), tuple(arguments.lengths),
         tuple(arguments.models), arguments.seeds, arguments.curve_epochs,
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="another value than the file's")
     parser.add_argument("--data", type=Path, required=True, help="a training set, or items.csv with transactions.parquet")
     parser.add_argument("--out", type=Path, default=Path("build/ranking"))
-    parser.add_argument("--spaces", nargs="+", default=[], metavar="NAME=FILE.npz", help="default: the training set's vectors")
+    parser.add_argument("--spaces", nargs="+", default=[], metavar="NAME=FILE.npz", help="NAME=set, and default: the set's own")
     parser.add_argument("--models", nargs="+", default=[], help="the base is always there; default: the configuration's")
     parser.add_argument("--lengths", nargs="+", type=positive, default=[], help="of histories; default: the configuration's")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[], help="default: the configuration's")

@@ -14,6 +14,8 @@ from ranking.config import RankingConfig, load_config
 
 TRAIN: Final = "ranking.train"
 CARD: Final = "card.json"
+#: In place of a vector file: the vectors of the training set itself.
+SET: Final = "set"
 #: Kind of a point: a row of the table, or training far beyond the best epoch for the curve alone.
 ROW, CURVE = "row", "curve"
 
@@ -44,14 +46,14 @@ class Wanted:
     Args:
         config: the file, as the command line names it, and `overrides` of its settings.
         data: a training set, or a folder of purchases.
-        spaces: vector files by name; empty: the training set's own.
+        spaces: vector files by name, None for the training set's own; empty: the training set's own, without a name.
         variants, lengths, models, seeds: empty or None: the configuration's.
         curve_epochs: epochs of the runs that show the curve; 0: no such runs.
     """
 
     config: str
     data: Path
-    spaces: Mapping[str, Path]
+    spaces: Mapping[str, Path | None]
     overrides: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()

@@ -9,7 +9,9 @@ from ranking.config import ModelConfig
 from ranking.models.attention import TargetAttention
 from ranking.models.base import Parts, Ranker, Side
 from ranking.models.din import Din
+from ranking.models.fat import Fat
 from ranking.models.make import Make, MultimodalDin
+from ranking.models.multitask import MultiTask
 from ranking.models.projection import table_of
 from ranking.models.raw import Raw, VectorAttention
 from ranking.models.sata import SaTa
@@ -34,7 +36,8 @@ def build_model(parts: Parts, config: ModelConfig, make: MultimodalDin | None = 
         if name not in known:
             raise Misconfigured(f"model: expected {what} among {known}, got {name!r}")
     sides = [_side(name, parts, config, make) for name in config.sides]
-    return Din(parts, sides, _attention(parts, config))
+    backbones: dict[str, type[Din] | type[Fat] | type[MultiTask]] = {"din": Din, "fat": Fat, "multitask": MultiTask}
+    return backbones[config.backbone](parts, sides, _attention(parts, config))
 
 
 def _attention(parts: Parts, config: ModelConfig) -> TargetAttention | None:

@@ -22,6 +22,7 @@ FLOOR0 = [
     "live",
     "names",
     "order",
+    "request_log",
     "schemas",
     "sequences",
     "settings",

@@ -41,8 +41,8 @@ def vectors_of(ids, seed=0):
     return Embeddings.from_float(SPACE, np.random.default_rng(seed).normal(size=(len(ids), 8)), ids=ids)
 
 
-def examples_of(purchases=None, length=5, vectors=True, variant="all"):
-    purchases = purchases or random_purchases()
+def examples_of(purchases=None, length=5, vectors=True, variant="all", baskets=400):
+    purchases = purchases or random_purchases(baskets=baskets)
     data = from_purchases(purchases, make_impressions(purchases, variant=variant, seed=0), length, None)
     if vectors:
         data = with_vectors(data, vectors_of(purchases.item_ids[:-3]))
@@ -183,6 +183,16 @@ def test_the_shipped_configuration_reads_and_mistakes_are_named(tmp_path):
         config.model("best")
     with pytest.raises(Misconfigured, match="unknown"):
         load_config("online_retail", overrides=["fit.speed=1"])
+
+
+@pytest.mark.parametrize("name", sorted(load_config("online_retail").models))
+def test_every_model_of_the_shipped_configuration_learns_a_step(name):
+    chosen = replace(load_config("online_retail").model(name), tiers=4 if load_config("online_retail").model(name).tiers else 0)
+    examples = examples_of(baskets=80)
+    trial = trial_of(with_tiers(examples, 4) if chosen.tiers else examples)
+    config = replace(SMALL, fit=replace(SMALL.fit, epochs=1), make=replace(SMALL.fit, epochs=1))
+    fitted = fit(new_model(trial, config, chosen, make_stage(trial, config, chosen)), trial, config.fit)
+    assert np.isfinite(score(fitted.model, trial.examples, trial.examples.split.test)).all()
 
 
 def test_a_tiny_model_end_to_end_twice_the_same(tmp_path, capsys):
