@@ -17,24 +17,26 @@ from moontide.pit.steps import Steps
 def pointers(label_file: Path, feature_file: Path, threads: int) -> np.ndarray:
     """(labels,) the feature row of each label, -1: none."""
     with ThreadPoolExecutor(threads) as pool:
-        reading = pool.submit(_ids, label_file, feature_file)
+        parts = [pool.submit(_read_ids, feature_file, n, threads) for n in range(threads)]
+        wanted = pool.submit(_read_ids, label_file, 0, 1)
         log = pq.read_table(feature_file, columns=["event_timestamp", "content_known_at", "source_version"])
         event, known = (log[name].cast(pa.int64()).to_numpy() for name in log.column_names[:2])
         eligible, version = np.maximum(event, known), log["source_version"].to_numpy()
         times = pq.read_table(label_file, columns=["event_timestamp"])["event_timestamp"].cast(pa.int64()).to_numpy()
-        count, item, label_item = reading.result()
-    steps = Steps.of(item, count, eligible, [version, event], np.ones(len(event), bool))
+        columns = [part.result() for part in parts]
+        items = Ids.of([column.dictionary for column in columns])
+        item, label_item = np.concatenate(list(pool.map(items.rows, columns))), items.rows(wanted.result())
+    steps = Steps.of(item, len(items), eligible, [version, event], np.ones(len(event), bool))
     return steps.at(label_item, times)
 
 
-def _ids(label_file, feature_file):
-    """How many items, and those of the feature rows and of the labels as integers."""
-    log, labels = (
-        pq.read_table(f, columns=["item_id"], read_dictionary=["item_id"])["item_id"] for f in (feature_file, label_file)
-    )
-    whole = log.combine_chunks()
-    items = Ids.of([whole.dictionary])
-    return len(items), items.rows(whole), items.rows(labels)
+def _read_ids(path, part, parts):
+    """One part of a file's ids, dictionary encoded."""
+    file = pq.ParquetFile(path, read_dictionary=["item_id"])
+    bounds = np.arange(parts + 1) * file.num_row_groups // parts
+    groups = list(range(bounds[part], bounds[part + 1]))
+    found = file.read_row_groups(groups, columns=["item_id"], use_threads=False)["item_id"].combine_chunks()
+    return found if isinstance(found, pa.Array) else found.chunk(0)
 
 
 def gather(path: Path, rows: np.ndarray, workload: str, threads: int) -> np.ndarray:

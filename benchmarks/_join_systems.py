@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from benchmarks import _join_ours
 from benchmarks._join_data import DIM, NAMES, SCALARS, files, matrix
+from benchmarks._report import kilobytes
 
 MARK = "@@"
 _AS_OF = """SELECT l.label_row, {columns} FROM '{labels}' l ASOF LEFT JOIN (
@@ -188,7 +188,7 @@ def main() -> int:
             rows = np.bincount(answer[0], minlength=int(labels))
             np.savez(path, labels=chosen, present=present, values=values[chosen], digest=digest, times=rows)
         del answer, present, values
-        took["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        took["peak_mb"] = kilobytes(os.getpid(), "VmHWM") / 1024
         reply(took)
     return 0
 
