@@ -1,10 +1,13 @@
 """A score from the online store is the score of the same row of a training set made as of that moment."""
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
+from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -349,3 +352,25 @@ def test_what_cannot_be_served_is_not_exported(site, folder, capsys):
 def test_serving_imports_no_torch():
     code = "import sys, ranking.served; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_example_prints_ten_titles_and_the_time_of_each_part(site, folder, capsys):
+    spec = importlib.util.spec_from_file_location("rank_request", Path(__file__).parents[2] / "examples" / "rank_request.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    place = site.folder
+    (place / "served").symlink_to(folder)
+    pq.write_table(pa.table({"item_id": ITEMS, "title": [f"TITLE {item}" for item in ITEMS]}), place / "catalog.parquet")
+    assert example.main(["--site", str(place), "--user", USERS[1], "--candidates", "15", "--repeat", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    behaviours = pq.read_table(place / "behaviours.parquet")
+    recent = example.popular(behaviours, 15)
+    scores = dict(zip(recent, RankingModel.load(folder).score(site.client, USERS[1], recent), strict=True))
+    best = sorted(recent, key=lambda item: -scores[item])[:10]
+    assert [line.split()[2:] for line in lines[1:11]] == [[item, "TITLE", item] for item in best]
+    assert lines[0] == f"user {USERS[1]}: {LENGTH} behaviours read, {len(recent)} candidates"
+    assert lines[11].startswith("median of 2, one thread: features ")
+    since = max(r[2] for r in site.acts) - 30 * 24 * HOUR
+    sold = Counter(r[1] for r in site.acts if r[2] > since)
+    assert [sold[item] for item in recent] == sorted(sold.values(), reverse=True)[:15]
+    assert example.a_user(behaviours) == USERS[1]
