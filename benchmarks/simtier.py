@@ -124,7 +124,8 @@ def spark_cell(world: World, threads: int, folder: Path) -> Callable[[], np.ndar
     from pyspark.sql import SparkSession
 
     conf = {"spark.master": f"local[{threads}]", "spark.driver.memory": "3g", "spark.ui.enabled": "false"}
-    conf["spark.ui.showConsoleProgress"] = "false"
+    # Items to every task: else the vectors of every pair are shuffled.
+    conf |= {"spark.ui.showConsoleProgress": "false", "spark.sql.autoBroadcastJoinThreshold": str(1 << 28)}
     conf |= {"spark.sql.shuffle.partitions": str(2 * threads), "spark.sql.execution.arrow.pyspark.enabled": "true"}
     builder = SparkSession.builder
     for key, value in conf.items():
