@@ -127,6 +127,10 @@ class RankingConfig:
         """16 hex digits over data, sizes, both kinds of training, and `parts`: what decides a run beside its data."""
         return _digest([asdict(self.data), asdict(self.sizes), asdict(self.fit), asdict(self.make), *parts])
 
+    def run_digest(self, model: ModelConfig, length: int) -> str:
+        """`digest` of one model at one length: what weights and checkpoints belong to."""
+        return self.digest(asdict(model), length)
+
     def make_digest(self, *parts: Any) -> str:
         """The same of the multimodal model of MAKE, which `fit` and the rest do not touch."""
         return _digest([asdict(self.data), asdict(self.sizes), asdict(self.make), *parts])

@@ -9,7 +9,6 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,7 +123,7 @@ def restore(
     note = read_weights(weights, model)
     examples, space = trial.examples, None if read.vectors is None else read.vectors.space
     wanted = {
-        "digest": config.digest(asdict(chosen), length), "scalars": list(examples.names), "split": list(examples.split.times),
+        "digest": config.run_digest(chosen, length), "scalars": list(examples.names), "split": list(examples.split.times),
         "train_rows": len(examples.split.train),
         "space": {"id": space.id, "digest": space.encoder_digest} if space and chosen.reads_vectors else None,
     }  # fmt: skip

@@ -20,6 +20,7 @@ from ranking.splits import split
 
 #: The draw of negatives and of the users that train; not a seed of the study, or models would differ in data too.
 DATA_SEED: Final = 7
+LOG: Final = "transactions.parquet"
 
 
 def read_data(folder: Path, config: RankingConfig, model: ModelConfig, *, vectors: Path | None, length: int) -> TrainingSet:
@@ -39,6 +40,11 @@ def _read(folder: Path, config: RankingConfig, vectors: Embeddings | None, lengt
     if (folder / layout.CARD).is_file():
         data = read_training_set(folder)
         return data if vectors is None else with_vectors(data, vectors)
+    if not (folder / LOG).is_file():
+        raise Misconfigured(
+            f"--data {folder}: expected a training set ({layout.CARD}) or a folder with items.csv and {LOG}, got neither; "
+            "make one with jobs.training_set"
+        )
     purchases = read_purchases(folder)
     impressions = make_impressions(purchases, variant=config.data.variant, seed=DATA_SEED)
     return from_purchases(purchases, impressions, length, vectors)

@@ -10,7 +10,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def _settings(arguments: argparse.Namespace, config: RankingConfig, chosen: Mode
     vectors = trial.examples.data.vectors if chosen.reads_vectors else None
     return {
         "config": config.name, "model": arguments.model, "length": arguments.length, "seed": trial.seed,
-        "variant": config.data.variant, "digest": config.digest(asdict(chosen), arguments.length),
+        "variant": config.data.variant, "digest": config.run_digest(chosen, arguments.length),
         "space": None if vectors is None else {"id": vectors.space.id, "digest": vectors.space.encoder_digest},
         "vectors": None if vectors is None else (str(arguments.vectors.name) if arguments.vectors else "training set"),
         "scalars": list(trial.examples.names), "split": list(trial.examples.split.times),
@@ -77,7 +76,7 @@ def _settings(arguments: argparse.Namespace, config: RankingConfig, chosen: Mode
 def _checkpoints(arguments: argparse.Namespace, config: RankingConfig, chosen: ModelConfig) -> CheckpointFolder | None:
     if arguments.checkpoints is None:
         return None
-    digests = {"config": config.digest(asdict(chosen), arguments.length), "seed": str(arguments.seed)}
+    digests = {"config": config.run_digest(chosen, arguments.length), "seed": str(arguments.seed)}
     return CheckpointFolder(arguments.checkpoints, digests, resume=arguments.resume)
 
 
