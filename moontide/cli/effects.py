@@ -11,10 +11,10 @@ from typing import Any, Final
 import numpy as np
 
 from moontide.cli.gather import Catalog, Site
-from moontide.cli.lookup import neighbours
 from moontide.cli.measure import Check
 from moontide.cli.report import Card, Events, Neighbours
 from moontide.embeddings import Embeddings
+from moontide.neighbours import neighbours
 from moontide.stores.base import Status
 from moontide.views import embedding_view, simtier_view
 

@@ -12,9 +12,9 @@ from typing import Final
 
 import pyarrow.parquet as pq
 
-from moontide.cli.lookup import neighbours
 from moontide.cli.report import Candidate, Card, Neighbours
 from moontide.live import LiveSpaces, Service, load_spaces
+from moontide.neighbours import neighbours
 from moontide.settings import Settings, load_settings
 from moontide.stores.base import OnlineStore, VectorIndex
 from moontide.views import user_sequence

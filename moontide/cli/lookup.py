@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 
 from moontide import names
 from moontide.cli.console import say, spark_bars, table
-from moontide.errors import Misconfigured, Poison
-from moontide.live import LiveSpaces, load_spaces
+from moontide.errors import Misconfigured
+from moontide.live import load_spaces
+from moontide.neighbours import neighbours, served_space
 from moontide.settings import Settings
-from moontide.spaces import EmbeddingSpace
-from moontide.stores.base import OnlineStore, VectorIndex
 from moontide.views import item_features
 
 
@@ -51,33 +50,6 @@ def similar(settings: Settings, item_id: str, *, k: int, space_id: str | None, c
     for line in table(rows, head=["cosine", "item", "category", "price", "title" if titles else ""], right=(0, 3)):
         say("  " + line)
     return 0
-
-
-def served_space(live: LiveSpaces, index: VectorIndex, space_id: str | None) -> EmbeddingSpace:
-    """The named space, else the one the alias of the first live space's family points at, else that first one."""
-    if space_id is not None:
-        return live.space(space_id)
-    if not live.spaces:
-        raise Misconfigured(f"{live.path}: expected a [[space]], got none; see docs/reference/spaces-toml.md")
-    first = live.spaces[0].space
-    served = index.resolve_alias(first.name)
-    return live.space(served) if served else first
-
-
-def neighbours(store: OnlineStore, index: VectorIndex, space: EmbeddingSpace, item_id: str, k: int) -> list[tuple[str, float]]:
-    """(item id, cosine) of the k nearest other items, in falling order.
-
-    Raises:
-        Poison: the item has no vector in this space.
-    """
-    query = store.read_embeddings(space, [item_id])
-    if not query.present[0]:
-        raise Poison(
-            f"item {item_id}: expected a vector in {space.id}, got none; is it in the catalog, and was the backfill run?"
-        )
-    found = index.search(space, query, k + 1)
-    pairs = zip(found.ids[0], found.scores[0].tolist(), strict=False)
-    return [(other, score) for other, score in pairs if other != item_id][:k]
 
 
 def require_written(settings: Settings) -> None:
