@@ -40,6 +40,8 @@ TOPIC_DEAD_LETTERS: Final = "moontide-dead-letters"
 
 ID_PATTERN: Final = r"[A-Za-z0-9._:\-]{1,64}"
 _ID = re.compile(ID_PATTERN)
+_ID_BYTES: Final = bytes(byte for byte in range(128) if _ID.fullmatch(chr(byte)))
+_ID_SIZES: Final = frozenset(range(1, 65))
 _SPACE_NAME = re.compile(r"[a-z][a-z0-9]{0,23}")
 
 
@@ -55,14 +57,24 @@ def require_ids(values: Iterable[str], *, what: str = ITEM_ID) -> list[str]:
         Poison: the first value that is not an id, shown shortened.
     """
     ids = list(values)
-    match = _ID.fullmatch
+    if _all_ids(ids):
+        return ids
     for value in ids:
-        if not isinstance(value, str) or match(value) is None:
+        if not is_id(value):
             raise Poison(
                 f"{what}: expected 1 to 64 characters of [A-Za-z0-9._:-], got {str(value)[:80]!r}; "
                 "map your keys to such ids before they enter moontide"
             )
     return ids
+
+
+def _all_ids(values: list[str]) -> bool:
+    """Whether all are ids, looked at together: a match for each costs ten times as much. Says no where it cannot tell."""
+    try:
+        text = "".join(values).encode("ascii")
+        return not text.translate(None, _ID_BYTES) and set(map(len, values)) <= _ID_SIZES
+    except (TypeError, UnicodeEncodeError):
+        return False
 
 
 def valid_ids(column: pa.Array | pa.ChunkedArray) -> np.ndarray:

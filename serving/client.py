@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +13,23 @@ import pyarrow as pa
 from moontide import names, schemas
 from moontide.embeddings import Embeddings
 from moontide.errors import Misconfigured
-from moontide.features import request_tiers
 from moontide.live import LiveSpaces, Service
-from moontide.simtier import TierCounts
 from moontide.stores.base import OnlineStore
 from moontide.views import item_features, user_sequence
+from serving.features import Features, vector_column
+from serving.prefetch import Prefetch, PrefetchCache, PrefetchKey
+from serving.reading import (
+    StoreVectors,
+    UserSide,
+    Vectors,
+    count_tiers,
+    read_candidates,
+    read_request,
+    read_user,
+)
 from serving.request_log import RequestLog, read_served
+
+_WARM_ID: Final = "moontide-warm-up"
 
 
 class RankingClient:
@@ -26,12 +39,24 @@ class RankingClient:
         store: the online store; closed by `close`.
         live: the site's spaces and services.
         log: takes a sample of the requests; the caller closes it. None: nothing is logged.
+        vectors: where vectors are read, as `serving.table.VectorTables`; None: from the store. The caller closes it.
+        prefetched: keeps user sides that are read ahead; None: `prefetch` does nothing.
     """
 
-    def __init__(self, store: OnlineStore, live: LiveSpaces, *, log: RequestLog | None = None) -> None:
+    def __init__(
+        self,
+        store: OnlineStore,
+        live: LiveSpaces,
+        *,
+        log: RequestLog | None = None,
+        vectors: Vectors | None = None,
+        prefetched: PrefetchCache | None = None,
+    ) -> None:
         self._store = store
         self._live = live
         self._log = log
+        self._vectors = StoreVectors(store) if vectors is None else vectors
+        self._prefetched = prefetched
 
     @classmethod
     def from_repo(cls, repo: str | Path, *, log: RequestLog | None = None) -> RankingClient:
@@ -52,21 +77,40 @@ class RankingClient:
         service: str = "ctr_v1",
         request_id: str | None = None,
     ) -> pa.Table:
-        """Features of C candidates for one user.
+        """Features of C candidates for one user, as one Arrow table.
+
+        Args:
+            user_id, item_ids, service, request_id: as `read`.
+
+        Returns:
+            C rows in the order of `item_ids`: ``item_id``; ``embedding`` fixed_size_list<float32>[D] (codes * scale);
+            ``embedding_present`` bool; ``counts`` fixed_size_list<int32>[N]; ``missing`` int32; the service's item fields.
+            Schema metadata: ``service``, ``space``, ``encoder_digest``, ``simtier``, ``sequence_version``, ``prefetch``.
+
+        Raises:
+            Misconfigured, Poison, SpaceMismatch, TypeError: as `read`.
+        """
+        return self.read(user_id, item_ids, service=service, request_id=request_id).to_arrow()
+
+    def read(
+        self,
+        user_id: str,
+        item_ids: Iterable[str] | pa.Array | pa.ChunkedArray,
+        *,
+        service: str = "ctr_v1",
+        request_id: str | None = None,
+    ) -> Features:
+        """Features of C candidates for one user, as arrays.
 
         Args:
             user_id: an unknown user has no history: counts 0, missing 0.
             item_ids: C candidates (a list, an Arrow or NumPy array, any iterable of str), repeats allowed, 0 is fine. Vector
                 and fields stand for themselves: an item without a vector (unknown, not encoded yet, or its vector deleted) has
-                ``embedding_present`` false, a null embedding and the whole history in ``missing``; one whose ``item_features``
-                record is absent or deleted has null fields.
+                ``present`` false, a zero embedding (null in Arrow) and the whole history in ``missing``; one whose
+                ``item_features`` record is absent or deleted has null fields.
             service: what to read.
-            request_id: under which the request is logged, where it is; None: one is drawn.
-
-        Returns:
-            C rows in the order of `item_ids`: ``item_id``; ``embedding`` fixed_size_list<float32>[D] (codes * scale);
-            ``embedding_present`` bool; ``counts`` fixed_size_list<int32>[N]; ``missing`` int32; the service's item fields.
-            Schema metadata: ``service``, ``space``, ``encoder_digest``, ``simtier``, ``sequence_version``.
+            request_id: under which the user side was read ahead by `prefetch`, and the request is logged, where it is; None:
+                nothing was read ahead, and one is drawn for the log. A logged request reads everything anew, from the store.
 
         Raises:
             Misconfigured: no such service.
@@ -79,19 +123,67 @@ class RankingClient:
         ids = names.require_ids(_listed(item_ids))
         if self._log is not None and self._log.sampled():
             return self._logged(self._log, chosen, user_id, ids, request_id)
-        read = request_tiers(self._store, chosen.space, chosen.simtier, user_id, ids)
-        fields: Mapping[str, pa.Array | pa.ChunkedArray] = {}
-        if chosen.item_fields:
-            table = self._store.read_columns(item_features(), ids, list(chosen.item_fields))
-            fields = {name: table.column(name) for name in chosen.item_fields}
-        return _table(chosen, read.candidates, read.tiers, fields, read.sequence_version)
+        side, came = self._taken(chosen, user_id, request_id)
+        if side is None:
+            side, candidates = read_request(self._store, self._vectors, chosen, user_id, ids)
+        else:
+            candidates = read_candidates(self._vectors, chosen, ids)
+        tiers = count_tiers(chosen, side, ids, candidates)
+        return Features(tuple(ids), candidates, tiers, self._fields(chosen, ids), _metadata(chosen, side.sequence_version, came))
 
-    def _logged(self, log: RequestLog, chosen: Service, user_id: str, ids: list[str], request_id: str | None) -> pa.Table:
+    def prefetch(self, user_id: str, *, request_id: str, service: str = "ctr_v1") -> None:
+        """Read the user side of a request that is to come: the sequence and its vectors. Returns when it is there.
+
+        Args:
+            user_id: whose.
+            request_id: what `read` will be called with; an id that can be one.
+            service: what `read` will be asked for.
+
+        Raises:
+            Misconfigured: no such service.
+            Poison: a user or request id that cannot be one.
+            SpaceMismatch: as `read`.
+            Transient: the store did not answer; `read` will try again.
+        """
+        chosen = self._live.service(service)
+        names.require_ids([user_id], what=names.USER_ID)
+        names.require_ids([request_id], what="request_id")
+        if self._prefetched is not None:
+            key = PrefetchKey(request_id, user_id, chosen.name)
+            self._prefetched.fill(key, lambda: read_user(self._store, self._vectors, chosen, user_id))
+
+    def warm_up(self) -> None:
+        """Read every service once, then set what is alive apart from garbage collection, whose pauses are the slowest requests.
+
+        Call it once, when everything is open and before the first request.
+
+        Raises:
+            SpaceMismatch, Transient: as `read`.
+        """
+        for service in self._live.services:
+            self.read(_WARM_ID, [_WARM_ID], service=service.name).to_arrow()
+        gc.collect()
+        gc.freeze()
+
+    def _taken(self, chosen: Service, user_id: str, request_id: str | None) -> tuple[UserSide | None, Prefetch]:
+        if self._prefetched is None or request_id is None:
+            return None, Prefetch.OFF
+        return self._prefetched.take(PrefetchKey(request_id, user_id, chosen.name))
+
+    def _fields(self, chosen: Service, ids: list[str]) -> Mapping[str, pa.Array | pa.ChunkedArray]:
+        if not chosen.item_fields:
+            return {}
+        table = self._store.read_columns(item_features(), ids, list(chosen.item_fields))
+        return {name: table.column(name) for name in chosen.item_fields}
+
+    def _logged(self, log: RequestLog, chosen: Service, user_id: str, ids: list[str], request_id: str | None) -> Features:
         """The same values, read with their versions."""
         now = log.now()
         served = read_served(self._store, chosen, user_id, ids)
         log.add(chosen, served, now, request_id)
-        return _table(chosen, served.candidates, served.tiers, served.fields, served.sequence.version)
+        fields = {name: served.fields[name] for name in chosen.item_fields}
+        metadata = _metadata(chosen, served.sequence.version, Prefetch.OFF)
+        return Features(tuple(ids), served.candidates, served.tiers, fields, metadata)
 
     def sequence(self, user_id: str, *, service: str = "ctr_v1", length: int | None = None) -> pa.Table:
         """The behaviours that `features` compares candidates with, for models that attend over them.
@@ -149,39 +241,16 @@ def _listed(item_ids: Iterable[str] | pa.Array | pa.ChunkedArray) -> Iterable[st
     return item_ids
 
 
-def _table(
-    chosen: Service,
-    candidates: Embeddings,
-    tiers: TierCounts,
-    fields: Mapping[str, pa.Array | pa.ChunkedArray],
-    sequence_version: int,
-) -> pa.Table:
-    columns: dict[str, pa.Array | pa.ChunkedArray] = {
-        names.ITEM_ID: pa.array(candidates.ids or (), pa.string()),
-        "embedding": _vectors(candidates),
-        "embedding_present": pa.array(candidates.present),
-        **_tier_columns(tiers),
-    }
-    columns.update((name, fields[name]) for name in chosen.item_fields)
-    return pa.table(columns).replace_schema_metadata(_metadata(chosen, sequence_version))
-
-
 def _vectors(embeddings: Embeddings) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(embeddings.to_float()).ravel())
-    mask = pa.array(~embeddings.present)
-    return pa.FixedSizeListArray.from_arrays(flat, embeddings.space.dim, mask=mask)
+    return vector_column(embeddings.space.dim, embeddings.to_float(), embeddings.present)
 
 
-def _tier_columns(tiers: TierCounts) -> dict[str, pa.Array]:
-    counts = pa.FixedSizeListArray.from_arrays(pa.array(tiers.counts.ravel()), tiers.counts.shape[1])
-    return {"counts": counts, "missing": pa.array(tiers.missing)}
-
-
-def _metadata(service: Service, sequence_version: int) -> dict[str, str]:
+def _metadata(service: Service, sequence_version: int, prefetch: Prefetch = Prefetch.OFF) -> dict[str, str]:
     return {
         "service": service.name,
         "space": service.space.id,
         "encoder_digest": service.space.encoder_digest,
         "simtier": service.simtier.spec_id,
         "sequence_version": str(sequence_version),
+        "prefetch": prefetch.value,
     }
