@@ -54,6 +54,26 @@ class Settings(BaseSettings):
         stream_candidates: most items of a user's candidate set; 0 computes no tiers ahead.
         stream_audit_file: file to which each verdict is appended at a checkpoint; none by default.
         stream_restarts: how often the consumer has restarted itself; set by its watchdog.
+        serving_host, serving_port: where the HTTP server listens; port 0 takes a free one.
+        serving_flight_port: where Arrow Flight listens; none: not started.
+        serving_workers: processes that answer, each with stores of its own.
+        serving_threads, serving_queue: reads at once in one worker, and how many may wait; more are turned away.
+        serving_seconds: time of one request, from its whole body to its answer.
+        serving_body_seconds: time a client may take to send its headers, and again its body.
+        serving_drain_seconds: time that running requests have to end after SIGTERM.
+        serving_max_candidates: most candidates of one request.
+        serving_max_body_bytes: largest body of one request.
+        serving_max_connections: connections of one worker; more are turned away.
+        serving_tokens: bearer tokens, separated by commas or white space; any of them will do.
+        serving_token_file: a file of them, one a line; read again when it changes.
+        serving_plaintext: listen off loopback without TLS, because something in front of the server does it.
+        serving_tls_cert, serving_tls_key: PEM files of the server's certificate chain and its key.
+        serving_table: ``on`` reads vectors from tables in shared memory that one writer process keeps fresh.
+        serving_table_rows: most rows of one table.
+        serving_table_refresh_seconds: between two looks at the online store, where no change stream is followed.
+        serving_log_folder: folder or URI of the request log; none by default.
+        serving_log_rate: share of the requests it takes.
+        serving_catalog: Parquet file with titles and pictures of items, for the console; none by default.
     """
 
     model_config = SettingsConfigDict(env_prefix="MOONTIDE_", frozen=True, extra="forbid")
@@ -105,6 +125,30 @@ class Settings(BaseSettings):
     stream_candidates: Annotated[int, Field(ge=0, le=10_000)] = 200
     stream_audit_file: Path | None = None
     stream_restarts: Annotated[int, Field(ge=0)] = 0
+
+    serving_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    serving_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    serving_flight_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    serving_workers: Annotated[int, Field(ge=1, le=256)] = 1
+    serving_threads: Annotated[int, Field(ge=1, le=64)] = 1
+    serving_queue: Annotated[int, Field(ge=0, le=10_000)] = 64
+    serving_seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
+    serving_body_seconds: Annotated[float, Field(gt=0, le=600)] = 5.0
+    serving_drain_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
+    serving_max_candidates: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
+    serving_max_body_bytes: Annotated[int, Field(ge=1_024, le=1 << 30)] = 1 << 20
+    serving_max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    serving_tokens: SecretStr = SecretStr("")
+    serving_token_file: Path | None = None
+    serving_plaintext: bool = False
+    serving_tls_cert: Path | None = None
+    serving_tls_key: Path | None = None
+    serving_table: Literal["off", "on"] = "off"
+    serving_table_rows: Annotated[int, Field(ge=1)] = 1_000_000
+    serving_table_refresh_seconds: Annotated[float, Field(gt=0, le=86_400)] = 10.0
+    serving_log_folder: str | None = None
+    serving_log_rate: Annotated[float, Field(ge=0, le=1)] = 0.001
+    serving_catalog: Path | None = None
 
     @property
     def spaces_path(self) -> Path:

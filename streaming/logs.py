@@ -44,6 +44,7 @@ def secrets_of(settings: Settings) -> list[str]:
     """Every secret in `settings`, also as it stands inside an address."""
     redis, token = settings.redis_url.get_secret_value(), settings.index_token.get_secret_value()
     found = [settings.kafka_password.get_secret_value(), token, token.partition(":")[2]]
+    found += settings.serving_tokens.get_secret_value().replace(",", " ").split()
     for url in (redis, settings.index_uri, settings.offline_root):
         with contextlib.suppress(ValueError):
             found.append(urlsplit(url).password or "")

@@ -102,13 +102,15 @@ def test_every_secret_of_the_settings_is_known():
         redis_url="rediss://me:redis%20canary%2F2@host:6379/0",
         index_token=f"root:{CANARIES[2]}",
         index_uri=f"http://u:{CANARIES[3]}@milvus:19530",
+        serving_tokens="first-canary, second-canary",
     )
+    assert {"first-canary", "second-canary"} < set(secrets_of(settings))
     assert set(CANARIES) < set(secrets_of(settings))
     assert "redis%20canary%2F2" in secrets_of(settings)
     from pydantic import SecretStr
 
     secret = {name for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
-    assert secret == {"kafka_password", "redis_url", "index_token"}, "a new secret: teach secrets_of"
+    assert secret == {"kafka_password", "redis_url", "index_token", "serving_tokens"}, "a new secret: teach secrets_of"
 
 
 def test_no_secrets_hide_nothing():
