@@ -11,10 +11,10 @@ import os
 import stat
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import fsspec
 import numpy as np
@@ -24,12 +24,14 @@ from PIL import Image, ImageOps
 from encoders.item import Reason, Unencodable
 from moontide.errors import Misconfigured, Transient
 
+T = TypeVar("T")
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
 MAX_BYTES: Final = 10 * 1024 * 1024
 MAX_PIXELS: Final = 25_000_000
 # Fetching a URL that an event names is a request forged in our name; object stores are reached with our own keys.
 NEVER_ALLOWED: Final = frozenset({"http", "https", "ftp", "file", "local", "data", "sftp", "ssh", "smb", "webhdfs"})
 _EXIF_ORIENTATION: Final = 0x0112
+_THUMBNAIL_QUALITY: Final = 82
 _DECODE_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, KeyError, IndexError,
                          TypeError)  # fmt: skip
 #: What says something of the machine, and nothing of the file that was named.
@@ -137,10 +139,57 @@ def decode_sizes(data: bytes, sizes: Sequence[tuple[int, int]], *, max_pixels: i
 
     A JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 that is twice the largest size: that is fast, and sharp.
     """
+    # Twice the target keeps the later resize sharp, whichever way the picture is turned.
+    side = 2 * max(max(size) for size in sizes)
+    return _decoded(data, side, max_pixels, lambda upright: tuple(_resized(upright, size) for size in sizes))
+
+
+def thumbnail(data: bytes, side: int, *, max_pixels: int = MAX_PIXELS) -> bytes:
+    """A JPEG of the same picture, its proportions kept, at most `side` x `side` and never larger than it was.
+
+    It is encoded anew from pixels: nothing else that the file held (EXIF, profiles, what follows the image) is in it.
+
+    Raises:
+        Unencodable: as `decode`.
+    """
+
+    def encoded(upright: Image.Image) -> bytes:
+        upright.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
+        pixels, file = Image.new("RGB", upright.size), io.BytesIO()
+        pixels.paste(upright)
+        pixels.save(file, "JPEG", quality=_THUMBNAIL_QUALITY)
+        return file.getvalue()
+
+    return _decoded(data, 2 * side, max_pixels, encoded)
+
+
+def image_root(uri: str) -> str | None:
+    """Folder that the image paths of a catalog are relative to; None where the catalog is remote.
+
+    The folder that was named, or the one beside its file; a folder called ``*.parquet`` counts as a file.
+    """
+    if "://" in uri:
+        return None
+    path = Path(uri).absolute()
+    return str(path if path.is_dir() and path.suffix != ".parquet" else path.parent)
+
+
+def _decoded(data: bytes, side: int, max_pixels: int, use: Callable[[Image.Image], T]) -> T:
+    """What `use` makes of the picture, upright and RGB; a JPEG may be decoded smaller, but not below `side`.
+
+    Raises:
+        Unencodable: as `decode`.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _decode(data, sizes, max_pixels)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > max_pixels:
+                    raise Unencodable(
+                        Reason.IMAGE_TOO_LARGE, f"expected at most {max_pixels} pixels, got {image.width}x{image.height}"
+                    )
+                image.draft("RGB", (side, side))
+                return use(_upright(_to_rgb(image), image))
     except _BOMBS as error:
         raise Unencodable(Reason.IMAGE_TOO_LARGE, f"expected at most {max_pixels} pixels, got far more") from error
     except _DECODE_ERRORS as error:
@@ -149,18 +198,9 @@ def decode_sizes(data: bytes, sizes: Sequence[tuple[int, int]], *, max_pixels: i
         ) from error
 
 
-def _decode(data: bytes, sizes: Sequence[tuple[int, int]], max_pixels: int) -> tuple[NDArray[np.uint8], ...]:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if image.width * image.height > max_pixels:
-            raise Unencodable(Reason.IMAGE_TOO_LARGE, f"expected at most {max_pixels} pixels, got {image.width}x{image.height}")
-        # Twice the target keeps the later resize sharp, whichever way the picture is turned.
-        side = 2 * max(max(size) for size in sizes)
-        image.draft("RGB", (side, side))
-        upright = _upright(_to_rgb(image), image)
-        return tuple(
-            np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0), dtype=np.uint8)
-            for height, width in sizes
-        )
+def _resized(upright: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    height, width = size
+    return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0), dtype=np.uint8)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

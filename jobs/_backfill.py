@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.storagelevel import StorageLevel
 
 from encoders.artifact import Artifact, load_artifact
+from encoders.images import image_root
 from encoders.item import TITLE_MAX_CHARS
 from encoders.variants import require_precision
 from jobs._catalog import Rules, open_catalog
@@ -171,7 +172,7 @@ class Backfill:
             self._space,
             None if artifact is None else context.broadcast(artifact),
             self._root,
-            choices.image_root or image_root(catalog),
+            choices.image_root or image_root(catalog.uri),
             self._settings.image_schemes,
             choices.batch_size,
             self._now_us,
@@ -214,14 +215,3 @@ class Backfill:
     def _index(self) -> None:
         counts = index_space(self._settings, self._space)
         say(f"index {self._space.collection}: {counts.upserted:,} upserted, {counts.deleted:,} removed")
-
-
-def image_root(catalog: InputTable) -> str | None:
-    """Folder that image paths are relative to; None where the catalog is remote.
-
-    The folder that was named, or the one beside its file; a folder called ``*.parquet`` counts as a file.
-    """
-    if "://" in catalog.uri:
-        return None
-    path = Path(catalog.uri).absolute()
-    return str(path if path.is_dir() and path.suffix != ".parquet" else path.parent)

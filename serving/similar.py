@@ -24,7 +24,7 @@ from moontide.settings import Settings
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore, VectorIndex
 
-MAX_NEIGHBOURS: Final = 1_000
+MAX_NEIGHBOURS: Final = 10_000
 #: Vectors of a space that are scanned for one call where nothing else answers.
 SCAN_ROWS: Final = 50_000
 

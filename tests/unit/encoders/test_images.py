@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from encoders import ImageLoader, Reason, Unencodable
-from encoders.images import decode, decode_sizes
+from encoders.images import decode, decode_sizes, thumbnail
 from moontide import Misconfigured, Transient
 
 pytestmark = pytest.mark.unit
@@ -244,3 +244,33 @@ def test_several_sizes_of_one_file(make_image) -> None:
     assert small.shape == (32, 32, 3)
     assert large.shape == (64, 48, 3)
     assert np.abs(decode(data, (32, 32)).astype(int) - small).mean() < 4
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(("size", "expected"), [((400, 100), (96, 24)), ((100, 400), (24, 96)), ((40, 30), (40, 30))])
+def test_a_thumbnail_keeps_proportions_and_is_never_larger(make_image, kind: str, size, expected) -> None:
+    with Image.open(io.BytesIO(thumbnail(make_image(1, size, kind), 96))) as small:
+        assert (small.format, small.mode, small.size) == ("JPEG", "RGB", expected)
+
+
+def test_a_thumbnail_is_pixels_and_nothing_else_of_the_file(make_image) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a secret place"
+    with Image.open(io.BytesIO(make_image(1, (200, 100)))) as image:
+        file = io.BytesIO()
+        image.save(file, "JPEG", exif=exif, comment=b"a secret word")
+    data = file.getvalue() + b"<script>a secret tail</script>"
+    assert data.count(b"secret") == 3
+    small = thumbnail(data, 64)
+    assert b"secret" not in small and b"Exif" not in small
+    with Image.open(io.BytesIO(small)) as turned:
+        assert turned.size == (32, 64)
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"<svg/>", b"\xff\xd8\xff"])
+def test_a_thumbnail_of_rubbish_is_refused(data: bytes) -> None:
+    with pytest.raises(Unencodable):
+        thumbnail(data, 64)
+    with pytest.raises(Unencodable) as caught:
+        thumbnail(_png(6_000, 6_000), 64)
+    assert caught.value.reason is Reason.IMAGE_TOO_LARGE

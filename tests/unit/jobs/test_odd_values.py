@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs._backfill import image_root
+from encoders.images import image_root
 from jobs._catalog import Rules, check, open_catalog, read_catalog
 from jobs._encode import _known_at
 from jobs._simtier import open_ids, read_pairs, rejects_of
@@ -122,7 +122,7 @@ def test_a_folder_of_the_layout_and_an_empty_path(tmp_path):
     pq.write_table(pa.table({"user_id": ["u"]}), tmp_path / "behaviours.parquet")
     table = open_catalog(str(tmp_path), snapshot_us=NOW)
     assert table.rows == 1
-    assert image_root(table) == str(tmp_path)
+    assert image_root(table.uri) == str(tmp_path)
     with pytest.raises(Misconfigured, match="empty"):
         open_catalog("", snapshot_us=NOW)
 
