@@ -17,9 +17,9 @@ from kafka.errors import KafkaError
 
 from moontide.errors import MoontideError
 from moontide.live import LiveSpaces, load_spaces
+from moontide.logs import configure
 from moontide.settings import load_settings
 from streaming.app import TOPICS, App
-from streaming.logs import configure
 from streaming.patience import GivenUp
 
 _EPILOG = (

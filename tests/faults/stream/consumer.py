@@ -19,12 +19,12 @@ from kafka.errors import KafkaError  # noqa: E402
 from encoders.stub import StubEncoder  # noqa: E402
 from moontide.errors import MoontideError  # noqa: E402
 from moontide.live import load_spaces  # noqa: E402
+from moontide.logs import configure  # noqa: E402
 from moontide.settings import load_settings  # noqa: E402
 from moontide.stores import online_store, vector_index  # noqa: E402
 from streaming import app  # noqa: E402
 from streaming.encoder_process import encoder_process, stub_process  # noqa: E402
 from streaming.encoding import Encoded, Refused  # noqa: E402
-from streaming.logs import configure  # noqa: E402
 from streaming.parts import Parts  # noqa: E402
 from tests.faults.stream.sinks import Control, Faulty, Points, SkewedClock  # noqa: E402
 from tests.faulty_encoder import faulty_process  # noqa: E402

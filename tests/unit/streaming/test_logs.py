@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from moontide.events import BadEvent, parse_item
+from moontide.logs import HIDDEN, MOST_LINES, WINDOW, JsonLines, RateLimit, Redactor, configure, secrets_of
 from moontide.settings import Settings
 from streaming.dead_letters import dead_letter
-from streaming.logs import HIDDEN, MOST_LINES, WINDOW, JsonLines, RateLimit, Redactor, configure, secrets_of
 from streaming.message import Message, Result, Verdict
 from streaming.metrics import Metrics
 

@@ -30,7 +30,7 @@ WINDOW: Final = 10.0
 LONGEST_TEXT: Final = 2_000
 LONGEST_TRACEBACK: Final = 4_096
 #: Whose loggers the level is for; every other logs from WARNING on.
-OURS: Final = ("streaming", "moontide", "encoders")
+OURS: Final = ("streaming", "serving", "moontide", "encoders")
 _MILVUS: Final = "pymilvus"
 #: Loggers of Milvus' client and of milvus-lite's server in this process: what fails comes back to the caller, and is told there.
 _ECHOES: Final = (_MILVUS, "grpc._server")
@@ -140,11 +140,17 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def configure(
-    stream: TextIO, *, level: str = "INFO", settings: Settings | None = None, secrets: Iterable[str] = ()
+    stream: TextIO,
+    *,
+    level: str = "INFO",
+    settings: Settings | None = None,
+    secrets: Iterable[str] = (),
+    milvus: bool = True,
 ) -> logging.Handler:
     """Send all logs of this process to `stream` as JSON lines; neither `secrets` nor those of `settings` ever appear.
 
-    Called again, the earlier handler is replaced. Libraries log from WARNING on. Returns the handler.
+    Called again, the earlier handler is replaced. Libraries log from WARNING on. Returns the handler. `milvus` imports its client,
+    which is slow, for a process that will use it.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines(Redactor([*secrets, *(secrets_of(settings) if settings else ())])))
@@ -159,9 +165,10 @@ def configure(
     for name in OURS:
         logging.getLogger(name).setLevel(level)
     logging.captureWarnings(True)
-    with contextlib.suppress(ImportError):
-        # It sets up its loggers when it is imported; imported later, it would undo this.
-        importlib.import_module(_MILVUS)
+    if milvus:
+        with contextlib.suppress(ImportError):
+            # It sets up its loggers when it is imported; imported later, it would undo this.
+            importlib.import_module(_MILVUS)
     for name in _ECHOES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return handler
