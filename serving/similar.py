@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -29,6 +29,7 @@ MAX_NEIGHBOURS: Final = 10_000
 SCAN_ROWS: Final = 50_000
 
 
+@runtime_checkable
 class BlockSource(Protocol):
     """Vectors in this process, by space."""
 
@@ -133,6 +134,10 @@ class SimilarItems:
         self._index = index
         self._scan_rows = scan_rows
         self._large: set[EmbeddingSpace] = set()
+
+    def use_index(self, index: SharedIndex) -> None:
+        """Ask `index` from now on; closed by `close`."""
+        self._index = index
 
     def of(self, space: EmbeddingSpace, item_id: str, k: int) -> Similar:
         """The k nearest other items that have a vector, by cosine, equal ones by rising id; fewer where there are fewer.
