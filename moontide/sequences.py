@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moontide.errors import Misconfigured
 
@@ -26,27 +27,73 @@ class Behaviour(NamedTuple):
     action: str
 
 
-@dataclass(frozen=True, slots=True)
-class BehaviourSequence:
-    """The last L distinct behaviours, oldest first."""
+class _Parsed(NamedTuple):
+    """Packed bytes cut up: when, then item id and action in turn. Texts of ASCII alone are cut where they are wanted."""
 
-    behaviours: tuple[Behaviour, ...] = ()
+    times: NDArray[np.int64]
+    text: str
+    starts: list[int]
+    texts: list[str] | None
+
+    def every(self, first: int) -> list[str]:
+        """The item ids (0) or the actions (1)."""
+        if self.texts is not None:
+            return self.texts[first::2]
+        text = self.text
+        return [text[a:b] for a, b in zip(self.starts[first::2], self.starts[first + 1 :: 2], strict=False)]
+
+
+class BehaviourSequence:
+    """The last L distinct behaviours, oldest first. Immutable; equal where the behaviours are.
+
+    One that was unpacked makes a `Behaviour` of each only when `behaviours` is asked for: a ranking request needs item ids alone.
+
+    Args:
+        behaviours: in order, each once.
+    """
+
+    __slots__ = ("_behaviours", "_item_ids", "_packed", "_parsed", "_version")
+
+    def __init__(self, behaviours: tuple[Behaviour, ...] = ()) -> None:
+        self._behaviours: tuple[Behaviour, ...] | None = behaviours
+        self._item_ids: tuple[str, ...] | None = None
+        self._packed: bytes | None = None
+        self._parsed: _Parsed | None = None
+        self._version: int | None = None
+
+    @property
+    def behaviours(self) -> tuple[Behaviour, ...]:
+        """All of them, oldest first."""
+        if self._behaviours is None:
+            parsed = self._cut()
+            self._behaviours = tuple(map(Behaviour, parsed.times.tolist(), parsed.every(0), parsed.every(1)))
+        return self._behaviours
 
     @property
     def item_ids(self) -> tuple[str, ...]:
         """Items in order, oldest first; an item may occur often."""
-        return tuple(b.item_id for b in self.behaviours)
+        if self._item_ids is None:
+            if self._behaviours is None:
+                self._item_ids = tuple(self._cut().every(0))
+            else:
+                self._item_ids = tuple(b.item_id for b in self._behaviours)
+        return self._item_ids
 
     @property
     def version(self) -> int:
         """Signed 64-bit hash of the content: equal content, equal version, on every path."""
-        digest = hashlib.blake2b(self.pack(), digest_size=8).digest()
-        return int.from_bytes(digest, "big", signed=True)
+        if self._version is None:
+            digest = hashlib.blake2b(self.pack(), digest_size=8).digest()
+            self._version = int.from_bytes(digest, "big", signed=True)
+        return self._version
 
     @property
     def last_time(self) -> int:
         """Time of the newest behaviour; 0 for an empty sequence."""
-        return self.behaviours[-1].time if self.behaviours else 0
+        if self._behaviours is not None:
+            return self._behaviours[-1].time if self._behaviours else 0
+        times = self._cut().times
+        return int(times[-1]) if len(times) else 0
 
     def merge(self, others: Iterable[Behaviour], *, length: int) -> BehaviourSequence:
         """Union with `others`, cut to the newest `length`."""
@@ -54,27 +101,63 @@ class BehaviourSequence:
 
     def pack(self) -> bytes:
         """Canonical bytes: count, times (int64), byte lengths of each item id and action (uint32), their texts (UTF-8)."""
-        rows = self.behaviours
-        texts = [text.encode() for b in rows for text in b[1:]]
-        times = struct.pack(f"<I{len(rows)}q", len(rows), *(b.time for b in rows))
-        return b"".join((times, struct.pack(f"<{len(texts)}I", *map(len, texts)), *texts))
+        if self._packed is None:
+            rows = self.behaviours
+            texts = [text.encode() for b in rows for text in b[1:]]
+            times = struct.pack(f"<I{len(rows)}q", len(rows), *(b.time for b in rows))
+            self._packed = b"".join((times, struct.pack(f"<{len(texts)}I", *map(len, texts)), *texts))
+        return self._packed
 
     @classmethod
-    def unpack(cls, packed: bytes | memoryview) -> BehaviourSequence:
+    def unpack(cls, packed: bytes | memoryview, *, version: int | None = None) -> BehaviourSequence:
         """Inverse of `pack`.
+
+        Args:
+            packed: the bytes.
+            version: `version` of these bytes, where it is stored beside them; None: hashed when asked for.
 
         Raises:
             Misconfigured: the bytes end early or late (a record of another format).
         """
-        try:
-            (count,) = _COUNT.unpack_from(packed, 0)
-            times = struct.unpack_from(f"<{count}q", packed, _COUNT.size)
-            start = _COUNT.size + 8 * count
-            ends = list(accumulate(struct.unpack_from(f"<{2 * count}I", packed, start), initial=start + 8 * count))
-            if ends[-1] != len(packed):
-                raise ValueError(f"texts up to byte {ends[-1]}")
-            raw = bytes(packed)
-            texts = [raw[a:b].decode() for a, b in pairwise(ends)]
-        except (struct.error, ValueError) as error:
-            raise Misconfigured(f"sequence record: expected a packed sequence, got {len(packed)} bytes: {error}") from error
-        return cls(tuple(map(Behaviour, times, texts[::2], texts[1::2])))
+        made = cls()
+        made._behaviours, made._packed, made._version = None, bytes(packed), version
+        made._cut()
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BehaviourSequence):
+            return NotImplemented
+        if self._packed is not None and other._packed is not None:
+            return self._packed == other._packed
+        return self.behaviours == other.behaviours
+
+    def __hash__(self) -> int:
+        return hash(self.behaviours)
+
+    def __repr__(self) -> str:
+        return f"BehaviourSequence(behaviours={self.behaviours!r})"
+
+    def _cut(self) -> _Parsed:
+        """Where everything lies in the packed bytes."""
+        if self._parsed is None:
+            self._parsed = _cut(self.pack())
+        return self._parsed
+
+
+def _cut(packed: bytes) -> _Parsed:
+    try:
+        (count,) = _COUNT.unpack_from(packed, 0)
+        times = np.frombuffer(packed, "<i8", count, _COUNT.size)
+        at = _COUNT.size + 8 * count
+        sizes = np.frombuffer(packed, "<u4", 2 * count, at)
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)]).tolist()
+        raw = packed[at + sizes.nbytes :]
+        if starts[-1] != len(raw):
+            raise ValueError(f"texts of {starts[-1]} bytes")
+        text = raw.decode()
+        texts = None
+        if len(text) != len(raw):  # characters are not bytes
+            texts = [raw[a:b].decode() for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    except (struct.error, ValueError) as error:
+        raise Misconfigured(f"sequence record: expected a packed sequence, got {len(packed)} bytes: {error}") from error
+    return _Parsed(times, text, starts, texts)

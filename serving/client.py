@@ -18,16 +18,9 @@ from moontide.stores.base import OnlineStore
 from moontide.views import item_features, user_sequence
 from serving.features import Features, vector_column
 from serving.prefetch import Prefetch, PrefetchCache, PrefetchKey
-from serving.reading import (
-    StoreVectors,
-    UserSide,
-    Vectors,
-    count_tiers,
-    read_candidates,
-    read_request,
-    read_user,
-)
+from serving.reading import Request, StoreVectors, Vectors, read_ahead, read_candidates, read_request
 from serving.request_log import RequestLog, read_served
+from serving.similar import BlockSource, SharedIndex, SimilarItems
 
 _WARM_ID: Final = "moontide-warm-up"
 
@@ -57,6 +50,7 @@ class RankingClient:
         self._log = log
         self._vectors = StoreVectors(store) if vectors is None else vectors
         self._prefetched = prefetched
+        self._similar = SimilarItems(store, tables=vectors if isinstance(vectors, BlockSource) else None)
 
     @classmethod
     def from_repo(cls, repo: str | Path, *, log: RequestLog | None = None) -> RankingClient:
@@ -65,9 +59,21 @@ class RankingClient:
         Raises:
             Misconfigured: no such repository, an online store that is not moontide's, or no live spaces.
         """
-        from serving.repository import open_repo
+        from serving.repository import open_repo, repo_settings
 
-        return cls(*open_repo(Path(repo)), log=log)
+        client = cls(*open_repo(Path(repo)), log=log)
+        client.use_index(SharedIndex(repo_settings(Path(repo))))
+        return client
+
+    def use_index(self, index: SharedIndex) -> None:
+        """Let `similar` ask `index`, which is opened when it is first asked and closed by `close`."""
+        self._similar.use_index(index)
+
+    def unlogged(self) -> RankingClient:
+        """The same reads of which none is logged or read ahead, for people who look on. Only this client is to be closed."""
+        twin = RankingClient(self._store, self._live, vectors=self._vectors)
+        twin._similar = self._similar
+        return twin
 
     def features(
         self,
@@ -123,13 +129,10 @@ class RankingClient:
         ids = names.require_ids(_listed(item_ids))
         if self._log is not None and self._log.sampled():
             return self._logged(self._log, chosen, user_id, ids, request_id)
-        side, came = self._taken(chosen, user_id, request_id)
-        if side is None:
-            side, candidates = read_request(self._store, self._vectors, chosen, user_id, ids)
-        else:
-            candidates = read_candidates(self._vectors, chosen, ids)
-        tiers = count_tiers(chosen, side, ids, candidates)
-        return Features(tuple(ids), candidates, tiers, self._fields(chosen, ids), _metadata(chosen, side.sequence_version, came))
+        request, came = self._request(chosen, user_id, ids, request_id)
+        tiers, fields = request.tiers(chosen), self._fields(chosen, ids)
+        metadata = _metadata(chosen, request.side.sequence_version, came)
+        return Features(tuple(ids), request.candidates, tiers, fields, metadata)
 
     def prefetch(self, user_id: str, *, request_id: str, service: str = "ctr_v1") -> None:
         """Read the user side of a request that is to come: the sequence and its vectors. Returns when it is there.
@@ -150,7 +153,7 @@ class RankingClient:
         names.require_ids([request_id], what="request_id")
         if self._prefetched is not None:
             key = PrefetchKey(request_id, user_id, chosen.name)
-            self._prefetched.fill(key, lambda: read_user(self._store, self._vectors, chosen, user_id))
+            self._prefetched.fill(key, lambda: read_ahead(self._store, self._vectors, chosen, user_id))
 
     def warm_up(self) -> None:
         """Read every service once, then set what is alive apart from garbage collection, whose pauses are the slowest requests.
@@ -165,10 +168,13 @@ class RankingClient:
         gc.collect()
         gc.freeze()
 
-    def _taken(self, chosen: Service, user_id: str, request_id: str | None) -> tuple[UserSide | None, Prefetch]:
-        if self._prefetched is None or request_id is None:
-            return None, Prefetch.OFF
-        return self._prefetched.take(PrefetchKey(request_id, user_id, chosen.name))
+    def _request(self, chosen: Service, user_id: str, ids: list[str], request_id: str | None) -> tuple[Request, Prefetch]:
+        ahead, came = None, Prefetch.OFF
+        if self._prefetched is not None and request_id is not None:
+            ahead, came = self._prefetched.take(PrefetchKey(request_id, user_id, chosen.name))
+        if ahead is None:
+            return read_request(self._store, self._vectors, chosen, user_id, ids), came
+        return read_candidates(ahead, self._vectors, chosen, ids), came
 
     def _fields(self, chosen: Service, ids: list[str]) -> Mapping[str, pa.Array | pa.ChunkedArray]:
         if not chosen.item_fields:
@@ -219,8 +225,32 @@ class RankingClient:
         }
         return pa.table(columns).replace_schema_metadata(_metadata(chosen, found.version))
 
+    def similar(self, item_id: str, *, k: int = 10, service: str = "ctr_v1", space_id: str | None = None) -> pa.Table:
+        """The k nearest other items of an item, by the cosine of their current vectors.
+
+        Args:
+            item_id: an item that has a vector.
+            k: 1 to 10,000.
+            service: whose space; not looked at where `space_id` is given.
+            space_id: another live space.
+
+        Returns:
+            At most k rows in falling order of cosine, equal ones by rising id: ``item_id`` string, ``cosine`` float32. Schema
+            metadata: ``space``, ``encoder_digest``, ``source`` (``table``, ``index`` or ``scan``: all give the same cosines; an
+            index on a server may miss one of the nearest).
+
+        Raises:
+            Misconfigured: no such service or space, or `k` out of range.
+            Poison: no id, or an item without a vector in this space.
+            SpaceMismatch: vectors of another encoder under this space's name.
+            Transient: neither table nor index answers, and there are too many vectors to scan.
+        """
+        space = self._live.service(service).space if space_id is None else self._live.space(space_id)
+        return self._similar.of(space, item_id, k).to_arrow()
+
     def close(self) -> None:
-        """Release the store."""
+        """Release the store and the index."""
+        self._similar.close()
         self._store.close()
 
     def __enter__(self) -> RankingClient:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from moontide.errors import Misconfigured
-from serving.reading import UserSide
+from serving.reading import UserAhead
 
 SECONDS: Final = 2.0
 WAIT_SECONDS: Final = 0.02
@@ -44,7 +44,7 @@ class PrefetchKey:
 class _Entry:
     key: PrefetchKey
     started: float
-    side: UserSide | None = None
+    side: UserAhead | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -78,7 +78,7 @@ class PrefetchCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._lock = threading.Lock()
 
-    def fill(self, key: PrefetchKey, read: Callable[[], UserSide]) -> None:
+    def fill(self, key: PrefetchKey, read: Callable[[], UserAhead]) -> None:
         """Run `read` and keep what it returns under `key`; what was there under that request id is replaced.
 
         Raises:
@@ -94,7 +94,7 @@ class PrefetchCache:
         finally:
             entry.done.set()
 
-    def take(self, key: PrefetchKey) -> tuple[UserSide | None, Prefetch]:
+    def take(self, key: PrefetchKey) -> tuple[UserAhead | None, Prefetch]:
         """What is kept under `key`; it stays, for a request that asks in several parts. None: read it yourself."""
         with self._lock:
             entry = self._entries.get(key.request_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -16,20 +17,25 @@ from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore
 from moontide.views import user_sequence
 
+Keys = NDArray[np.int64]
+
 
 class Vectors(Protocol):
-    """Where vectors are read. Thread-safe."""
+    """Where vectors are read (B ids, repeats allowed). Thread-safe."""
 
     def read(self, space: EmbeddingSpace, ids: Sequence[str]) -> Embeddings:
-        """(B, D) in the order asked for; unknown and deleted items are not present. `ids` may be left None.
+        """(B, D) in the order asked for, `ids` set; unknown and deleted items are not present.
 
         Raises:
             SpaceMismatch: the vectors there are of another encoder or dim.
         """
 
+    def read_keyed(self, space: EmbeddingSpace, ids: Sequence[str]) -> tuple[Embeddings, Keys]:
+        """The same without `ids`, and (B,) int64 that are equal where the ids are."""
+
 
 class StoreVectors:
-    """`Vectors` straight from the online store: one packed read."""
+    """`Vectors` straight from the online store: one packed read, in which every item is once."""
 
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
@@ -37,6 +43,15 @@ class StoreVectors:
     def read(self, space: EmbeddingSpace, ids: Sequence[str]) -> Embeddings:
         """See `Vectors.read`."""
         return self._store.read_embeddings(space, ids)
+
+    def read_keyed(self, space: EmbeddingSpace, ids: Sequence[str]) -> tuple[Embeddings, Keys]:
+        """See `Vectors.read_keyed`."""
+        numbers, keys = numbered(ids)
+        found = self._store.read_embeddings(space, list(numbers))
+        rows = np.empty(len(ids), np.int64)
+        rows[np.fromiter(numbers.values(), np.int64, len(numbers))] = np.arange(len(numbers))
+        at = rows[keys]
+        return Embeddings(space, found.codes[at], found.scale[at], found.inv_norm[at], found.present[at]), keys
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,48 +62,64 @@ class UserSide:
         sequence_version: of the whole sequence it was cut from.
         history: (L, D) vectors, newest last, one row a behaviour.
         keys: (L,) int64, equal where the items are.
-        numbers: the key of each item of the history.
     """
 
     sequence_version: int
     history: Embeddings
-    keys: NDArray[np.int64]
+    keys: Keys
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UserAhead:
+    """A user side that was read ahead of its candidates; `numbers` are the keys of the items in it, none below 0."""
+
+    side: UserSide
     numbers: dict[str, int]
 
 
-def read_user(store: OnlineStore, vectors: Vectors, service: Service, user_id: str) -> UserSide:
-    """The user side alone: the sequence, and the vectors of the items in it, each read once."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One request before it is counted: (C, D) vectors of the candidates, and (C,) keys that match those of the user side."""
+
+    side: UserSide
+    candidates: Embeddings
+    keys: Keys
+
+    def tiers(self, service: Service) -> TierCounts:
+        """Tiers of the candidates."""
+        ours, theirs = np.array([0, len(self.candidates)]), np.array([0, len(self.side.history)])
+        return tier_counts_ragged(
+            self.candidates,
+            ours,
+            self.side.history,
+            theirs,
+            service.simtier,
+            candidate_keys=self.keys,
+            history_keys=self.side.keys,
+        )
+
+
+def read_request(store: OnlineStore, vectors: Vectors, service: Service, user_id: str, item_ids: Sequence[str]) -> Request:
+    """Both sides; the vectors of candidates and history from one read."""
     version, seen = read_sequence(store, service, user_id)
-    numbers, at = numbered(seen)
-    found = vectors.read(service.space, list(numbers))
-    return UserSide(version, _rows(found, at), at, numbers)
+    found, keys = vectors.read_keyed(service.space, [*item_ids, *seen])
+    ours, theirs = slice(0, len(item_ids)), slice(len(item_ids), None)
+    return Request(UserSide(version, found.take(theirs), keys[theirs]), found.take(ours), keys[ours])
 
 
-def read_request(
-    store: OnlineStore, vectors: Vectors, service: Service, user_id: str, item_ids: Sequence[str]
-) -> tuple[UserSide, Embeddings]:
-    """The user side and the vectors of C candidates from one packed read, an item that is on both sides once."""
+def read_ahead(store: OnlineStore, vectors: Vectors, service: Service, user_id: str) -> UserAhead:
+    """The user side alone."""
     version, seen = read_sequence(store, service, user_id)
-    numbers, at = numbered([*item_ids, *seen])
-    found = vectors.read(service.space, list(numbers))
-    ours, theirs = at[: len(item_ids)], at[len(item_ids) :]
-    return UserSide(version, _rows(found, theirs), theirs, numbers), _rows(found, ours)
+    numbers, keys = numbered(seen)
+    found, _ = vectors.read_keyed(service.space, seen)
+    return UserAhead(UserSide(version, found, keys), numbers)
 
 
-def read_candidates(vectors: Vectors, service: Service, item_ids: Sequence[str]) -> Embeddings:
-    """(C, D) vectors, the item side alone."""
-    numbers, at = numbered(item_ids)
-    return _rows(vectors.read(service.space, list(numbers)), at)
-
-
-def count_tiers(service: Service, side: UserSide, item_ids: Sequence[str], candidates: Embeddings) -> TierCounts:
-    """Tiers of C candidates against one user side."""
-    number = side.numbers.get
-    keys = np.fromiter([number(item, -1) for item in item_ids], np.int64, len(item_ids))
-    ours, theirs = np.array([0, len(candidates)]), np.array([0, len(side.history)])
-    return tier_counts_ragged(
-        candidates, ours, side.history, theirs, service.simtier, candidate_keys=keys, history_keys=side.keys
-    )
+def read_candidates(ahead: UserAhead, vectors: Vectors, service: Service, item_ids: Sequence[str]) -> Request:
+    """The item side, to a user side that was read ahead."""
+    found, _ = vectors.read_keyed(service.space, item_ids)
+    keys = np.fromiter(map(ahead.numbers.get, item_ids, repeat(-1)), np.int64, len(item_ids))
+    return Request(ahead.side, found, keys)
 
 
 def read_sequence(store: OnlineStore, service: Service, user_id: str) -> tuple[int, Sequence[str]]:
@@ -98,12 +129,7 @@ def read_sequence(store: OnlineStore, service: Service, user_id: str) -> tuple[i
     return sequence.version, sequence.item_ids[-spec.length :]
 
 
-def numbered(ids: Sequence[str]) -> tuple[dict[str, int], NDArray[np.int64]]:
-    """A number from 0 for each distinct id, in order of appearance, and (B,) the number of each."""
-    numbers = {item: number for number, item in enumerate(dict.fromkeys(ids))}
+def numbered(ids: Sequence[str]) -> tuple[dict[str, int], Keys]:
+    """A number in 0..B - 1 for each distinct id, the place where it is last, and (B,) the number of each."""
+    numbers = dict(zip(ids, range(len(ids)), strict=True))
     return numbers, np.fromiter(map(numbers.__getitem__, ids), np.int64, len(ids))
-
-
-def _rows(found: Embeddings, at: NDArray[np.int64]) -> Embeddings:
-    """Rows of a batch whose ids are of no interest any more."""
-    return Embeddings(found.space, found.codes[at], found.scale[at], found.inv_norm[at], found.present[at])

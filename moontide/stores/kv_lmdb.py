@@ -167,7 +167,7 @@ class LmdbKeyValue:
 def _names(prefix: bytes, keys: Sequence[bytes]) -> list[bytes]:
     room = _MAX_KEY - len(prefix)
     if max(map(len, keys), default=0) <= room:
-        return [prefix + key for key in keys]
+        return list(map(prefix.__add__, keys))
     if room < len(_HASHED) + 32:
         raise Misconfigured(f"online store: expected names of project and view below 400 bytes, got {len(prefix)}; shorten them")
     return [prefix + (key if len(key) <= room else _HASHED + hashlib.blake2b(key, digest_size=32).digest()) for key in keys]

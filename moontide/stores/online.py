@@ -72,7 +72,7 @@ class PackedOnlineStore:
     def read_embeddings(self, space: EmbeddingSpace, ids: Sequence[str]) -> Embeddings:
         """See `OnlineStore.read_embeddings`. A Matryoshka prefix is cut from its parent's vectors."""
         view, codec = self._codecs.of_space(space)
-        records = self._kv.get(self._codecs.table(view), [i.encode() for i in ids], codec.layout.blank)
+        records = self._kv.get(self._codecs.table(view), list(map(str.encode, ids)), codec.layout.blank)
         found = codec.vectors(records)[1].with_ids(ids)
         return found.prefix(space.dim) if space.prefix_of else found
 

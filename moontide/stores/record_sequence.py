@@ -18,7 +18,7 @@ from moontide.errors import Misconfigured, Poison
 from moontide.order import KEY_BYTES, WriteOrder
 from moontide.schemas import STRINGS
 from moontide.sequences import Behaviour, BehaviourSequence
-from moontide.stores.record import HEAD, STORED, Layout, Records, TagMismatch
+from moontide.stores.record import HEAD, STORED, Layout, Records, heads_of
 from moontide.stores.record_views import column
 from moontide.views import ViewSpec
 
@@ -72,12 +72,12 @@ class SequenceCodec:
 
     def sequences(self, records: Sequence[bytes]) -> tuple[NDArray[Any], list[BehaviourSequence]]:
         """Heads (B,) and the sequence of each record, empty for a blank one."""
-        decoded = self._decode(records)
-        stored = decoded.heads["flags"] == STORED
-        bodies = decoded.columns[_BODY].to_pylist()
-        empty = BehaviourSequence()
-        return decoded.heads, [
-            BehaviourSequence.unpack(body) if has else empty for has, body in zip(stored.tolist(), bodies, strict=True)
+        heads = self.heads(records)
+        digests = np.ascontiguousarray(heads["order"]["content_hash"][:, :8]).view(">i8").ravel().tolist()
+        stored, empty = (heads["flags"] == STORED).tolist(), BehaviourSequence()
+        return heads, [
+            self._sequence(record, version) if has else empty
+            for has, record, version in zip(stored, records, digests, strict=True)
         ]
 
     def unpack(self, records: Sequence[bytes], wanted: Sequence[str]) -> Records:
@@ -98,18 +98,21 @@ class SequenceCodec:
 
     def heads(self, records: Sequence[bytes]) -> NDArray[Any]:
         """See `Codec.heads`."""
-        return self._decode(records).heads
+        heads = heads_of(records)
+        if not (heads["tag"] == self.layout.tag).all():
+            raise self._other()
+        return heads
 
-    def _sequence(self, record: bytes) -> BehaviourSequence:
+    def _sequence(self, record: bytes, version: int | None = None) -> BehaviourSequence:
         if record[KEY_BYTES : KEY_BYTES + len(self._stamp)] != self._stamp:
             raise self._other()
-        return BehaviourSequence.unpack(record[self._start :])
-
-    def _decode(self, records: Sequence[bytes]) -> Records:
-        try:
-            return self.layout.decode(records)
-        except TagMismatch as error:
-            raise self._other() from error
+        body = memoryview(record)[self._start :]
+        if record[self._start - _SIZE.size : self._start] != _SIZE.pack(len(body)):
+            raise Misconfigured(
+                f"view {self._view.name}: expected whole sequence records, got one of {len(record)} bytes; "
+                "another program wrote it, or the store is damaged: load it again"
+            )
+        return BehaviourSequence.unpack(body, version=version)
 
     def _other(self) -> Misconfigured:
         return Misconfigured(
