@@ -1,0 +1,252 @@
+"""Bulk reads over Arrow Flight: features of many requests, and the vectors of a whole space."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, TypeVar
+
+import pyarrow as pa
+from pyarrow import flight
+
+from moontide import names
+from moontide.embeddings import Embeddings
+from moontide.live import LiveSpaces, Service
+from moontide.spaces import EmbeddingSpace
+from moontide.stores.base import OnlineStore
+from moontide.views import embedding_view
+from serving.client import RankingClient
+from serving.flight_errors import answering, flight_error
+from serving.flight_rows import features_batch, features_schema, requests, vectors_batch, vectors_schema
+from serving.http.problems import Problem
+from serving.http.tokens import Tokens
+
+T = TypeVar("T")
+
+#: No history is kept under it, and nothing is asked about it: what `features` of no items looks like.
+_NOBODY: Final = "moontide:nobody"
+#: Of one request alone: goes with its batch, not with the stream.
+_PER_REQUEST: Final = ("sequence_version", "prefetch")
+_LONGEST_COMMAND: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is read: the client, and the store and spaces it was made from; the caller closes them."""
+
+    client: RankingClient
+    store: OnlineStore
+    live: LiveSpaces
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one server.
+
+    Attributes:
+        candidates: of one request.
+        ids: of one ticket.
+        rows: of one batch that is sent.
+        streams: at once; more are turned away.
+    """
+
+    candidates: int = 5_000
+    ids: int = 100_000
+    rows: int = 4_096
+    streams: int = 16
+
+
+class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
+    """Answers until `shutdown`. Every call needs a token where `tokens` holds any.
+
+    - ``do_exchange``, descriptor command ``{"service": "ctr_v1"}``: batches of ``user_id`` string and ``item_ids`` list<string>
+      go in, for each row one batch comes out as soon as it is made: ``user_id`` and the columns of `RankingClient.features`. Its
+      application metadata is ``{"user_id", "sequence_version", "prefetch"}`` as JSON. A row that is refused ends the stream.
+    - ``do_get``, ticket ``{"space": "moon_v2"}``: every current vector of the space, in no order; an item may come twice while
+      others write. With ``"ids": [...]`` those, in that order. Columns ``item_id``, ``embedding_present`` and ``embedding``, or
+      with ``"as": "codes"`` ``codes``, ``scale`` and ``inv_norm``; null where not present.
+    - ``list_flights``, ``get_flight_info``, ``get_schema``: spaces and services, by those commands.
+
+    gRPC's flow control holds back a stream whose caller does not read. A failure is a `FlightError` whose `extra_info` is the
+    problem that the HTTP server would send.
+
+    Args:
+        location: ``grpc://host:port``, ``grpc+tls://`` with `tls`; port 0 takes a free one.
+        tls: PEM of the certificate chain, and of its key.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        sources: Sources,
+        *,
+        limits: Limits | None = None,
+        tokens: Tokens | None = None,
+        tls: tuple[bytes, bytes] | None = None,
+    ) -> None:
+        super().__init__(location, tls_certificates=[tls] if tls else None, middleware={"token": _Door(tokens or Tokens())})
+        self._location = location
+        self._sources = sources
+        self._limits = limits or Limits()
+        self._streams = threading.BoundedSemaphore(self._limits.streams)
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """Features of each request that is uploaded."""
+        with answering(), self._stream():
+            service = self._service(_command(descriptor.command, "service"))
+            schema = self._features_schema(service)
+            writer.begin(schema)
+            for chunk in reader:
+                if chunk.data is None:
+                    continue
+                for user_id, item_ids in requests(chunk.data, self._limits.candidates):
+                    table = self._sources.client.features(user_id, item_ids, service=service.name)
+                    said = {name.decode(): value.decode() for name, value in table.schema.metadata.items()}
+                    told = {"user_id": user_id, **{name: said[name] for name in _PER_REQUEST if name in said}}
+                    writer.write_with_metadata(features_batch(schema, user_id, table), json.dumps(told).encode())
+
+    def do_get(self, context: Any, ticket: Any) -> Any:
+        """Vectors of a space."""
+        with answering():
+            asked = _command(ticket.ticket, "space", "ids", "as")
+            space, codes = self._space(asked), _as_codes(asked)
+            ids = _ids(asked.get("ids"), self._limits.ids)
+            schema = vectors_schema(space, codes=codes)
+            return flight.GeneratorStream(schema, self._guarded(self._vectors(space, ids), schema))
+
+    def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
+        """Every space and service."""
+        with answering():
+            for live in self._sources.live.spaces:
+                yield self._space_info(live.space)
+            for service in self._sources.live.services:
+                yield self._service_info(service)
+
+    def get_flight_info(self, context: Any, descriptor: Any) -> Any:
+        """One of them."""
+        with answering():
+            asked = _command(descriptor.command, "space", "service", "as")
+            return self._service_info(self._service(asked)) if "service" in asked else self._space_info(self._space(asked))
+
+    def get_schema(self, context: Any, descriptor: Any) -> Any:
+        """What it streams."""
+        return flight.SchemaResult(self.get_flight_info(context, descriptor).schema)
+
+    # The base class answers these with a traceback.
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> NoReturn:
+        """Refused."""
+        raise _no_such_call("do_put")
+
+    def do_action(self, context: Any, action: Any) -> NoReturn:
+        """Refused."""
+        raise _no_such_call("do_action")
+
+    def list_actions(self, context: Any) -> list[Any]:
+        """None."""
+        return []
+
+    def _vectors(self, space: EmbeddingSpace, ids: list[str] | None) -> Iterator[Embeddings]:
+        store, rows = self._sources.store, self._limits.rows
+        if ids is not None:
+            for start in range(0, len(ids), rows):
+                yield store.read_embeddings(space, ids[start : start + rows])
+            return
+        for page in store.scan(embedding_view(space)):
+            found = [str(entity) for entity in page]
+            for start in range(0, len(found), rows):
+                read = store.read_embeddings(space, found[start : start + rows])
+                yield read.take(read.present)
+
+    def _guarded(self, vectors: Iterator[Embeddings], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        with answering(), self._stream():
+            for found in vectors:
+                yield vectors_batch(schema, found)
+
+    @contextmanager
+    def _stream(self) -> Iterator[None]:
+        if not self._streams.acquire(blocking=False):
+            raise Problem("busy", f"streams: expected at most {self._limits.streams} at once, got more; try again")
+        try:
+            yield
+        finally:
+            self._streams.release()
+
+    def _service(self, asked: Mapping[str, Any]) -> Service:
+        services = {s.name: s for s in self._sources.live.services}
+        return _named(services, asked.get("service"), "service", "unknown-service")
+
+    def _space(self, asked: Mapping[str, Any]) -> EmbeddingSpace:
+        return _named({s.space.id: s.space for s in self._sources.live.spaces}, asked.get("space"), "space", "unknown-space")
+
+    def _features_schema(self, service: Service) -> pa.Schema:
+        return features_schema(self._sources.client.features(_NOBODY, [], service=service.name).schema, _PER_REQUEST)
+
+    def _service_info(self, service: Service) -> Any:
+        command = json.dumps({"service": service.name}).encode()
+        return self._info(self._features_schema(service), command, endpoints=[])
+
+    def _space_info(self, space: EmbeddingSpace) -> Any:
+        command = json.dumps({"space": space.id}).encode()
+        # No address in it: the server that was asked, by whatever name it was reached.
+        return self._info(vectors_schema(space, codes=False), command, endpoints=[flight.FlightEndpoint(command, [])])
+
+    def _info(self, schema: pa.Schema, command: bytes, endpoints: list[Any]) -> Any:
+        # How many there are is not known without walking all of them.
+        return flight.FlightInfo(schema, flight.FlightDescriptor.for_command(command), endpoints, -1, -1)
+
+
+class _Door(flight.ServerMiddlewareFactory):  # type: ignore[misc]
+    """Asks for a token before anything else is done."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        super().__init__()
+        self._tokens = tokens
+
+    def start_call(self, info: Any, headers: Mapping[str, list[str]]) -> None:
+        """Raises `FlightUnauthenticatedError` where a token is needed and none is valid."""
+        if not self._tokens.needed():
+            return
+        said = headers.get("authorization") or [""]
+        if not self._tokens(said[0].encode("utf-8", "replace")):
+            raise flight_error(Problem("no-token", "authorization: expected Bearer and a token of this server, got none"))
+
+
+def _named(known: Mapping[str, T], name: object, what: str, kind: str) -> T:
+    if not isinstance(name, str) or name not in known:
+        raise Problem(kind, f"{what}: expected one of {sorted(known)}, got {str(name)[:80]!r}")
+    return known[name]
+
+
+def _command(raw: bytes, *allowed: str) -> dict[str, Any]:
+    """The JSON object of a ticket or descriptor."""
+    try:
+        asked = json.loads(raw) if raw is not None and len(raw) <= _LONGEST_COMMAND else None
+    except (ValueError, RecursionError):
+        asked = None
+    if not isinstance(asked, dict) or not set(asked) <= set(allowed):
+        raise Problem("poison", f"command: expected a JSON object with {', '.join(allowed)}, got something else")
+    return asked
+
+
+def _ids(value: object, most: int) -> list[str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise Problem("poison", f"ids: expected a list of item ids, got {type(value).__name__}")
+    if len(value) > most:
+        raise Problem("too-many-candidates", f"ids: expected at most {most} of one ticket, got {len(value)}; send several")
+    return names.require_ids(value)
+
+
+def _as_codes(asked: Mapping[str, Any]) -> bool:
+    form = asked.get("as", "float")
+    if form not in ("float", "codes"):
+        raise Problem("poison", "as: expected float or codes, got something else")
+    return bool(form == "codes")
+
+
+def _no_such_call(name: str) -> Any:
+    return flight_error(Problem("not-available", f"{name}: expected do_get, do_exchange, or a list of what there is"))
