@@ -47,5 +47,5 @@ def test_it_needs_nothing_else_and_loads_floor_0_only(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     modules = done.stdout.split()
     assert "moontide.client.flight" in modules
-    above = [m for m in modules if m.startswith(("moontide.stores", "moontide.features", "moontide.pit", "moontide.cli"))]
+    above = [m for m in modules if m.startswith(("moontide.stores", "moontide.features", "moontide.pit", "moontide.cli."))]
     assert not above
