@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.moontide-runtime
 DEV := $(VENV)/.moontide-dev
 SETUP := scripts/setup.sh
+NATIVE := $(wildcard native/*)
 KAFKA := build/kafka/checked
 KAFKA_PORT ?= 9092
 KAFKA_DATA ?= build/kafka/data
@@ -20,16 +21,16 @@ QUIET_EXIT := 2> >(grep --line-buffered -vE '^(nanobind:| - (leaked|\.\.\. skipp
 LEVELS := $(wildcard $(addprefix tests/,unit golden architecture contract parity integration e2e faults))
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-.PHONY: help setup setup-dev java redis kafka kafka-stop lock lint types layers unit contract architecture integration test test-faults demo bench train-small ranking spark-zip clean
+.PHONY: help setup setup-dev java redis chromium kafka kafka-stop lock lint types layers unit contract architecture integration test test-faults demo bench train-small ranking spark-zip clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 # The development set is a superset of the runtime set, so either stamp will do for the demo.
-$(RUNTIME): lock/runtime.txt pyproject.toml $(SETUP)
-	@if [[ -f $(DEV) && $(DEV) -nt lock/dev.txt && $(DEV) -nt pyproject.toml ]]; then touch $@; else $(SETUP) python runtime; fi
+$(RUNTIME): lock/runtime.txt pyproject.toml $(SETUP) $(NATIVE)
+	@for made_of in lock/dev.txt pyproject.toml $(NATIVE); do [[ $(DEV) -nt $$made_of ]] || exec $(SETUP) python runtime; done; touch $@
 
-$(DEV): lock/dev.txt pyproject.toml $(SETUP)
+$(DEV): lock/dev.txt pyproject.toml $(SETUP) $(NATIVE)
 	@$(SETUP) python dev
 
 $(KAFKA): scripts/kafka.sh scripts/kafka/pom.xml scripts/kafka/jars.sha256 | java
@@ -37,13 +38,16 @@ $(KAFKA): scripts/kafka.sh scripts/kafka/pom.xml scripts/kafka/jars.sha256 | jav
 	@scripts/kafka.sh fetch
 
 setup: $(RUNTIME) java $(KAFKA) ## install what the demo, the jobs and serving need
-setup-dev: $(DEV) java redis $(KAFKA) ## the same, with training and the test tools (about 3 GB to download)
+setup-dev: $(DEV) java redis chromium $(KAFKA) ## the same, with training and the test tools (about 3 GB to download)
 
 java:
 	@$(SETUP) java
 
 redis:
 	@$(SETUP) redis
+
+chromium:
+	@$(SETUP) chromium
 
 kafka: setup ## start a Kafka broker on loopback with the topics; KAFKA_PORT and KAFKA_DATA choose where
 	@scripts/kafka.sh start --port $(KAFKA_PORT) --data $(KAFKA_DATA)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from moontide import names
 from moontide.embeddings import Embeddings
 from moontide.errors import Misconfigured, SpaceMismatch
-from moontide.tier_kernel import KERNEL, Side
+from moontide.native import CHOSEN
+from moontide.tier_kernel import Kernel, Side
 
 MAX_TIERS: Final = 1_000
 SELF_MATCH_RULES: Final = ("keep", "drop_same_id")
+KERNEL: Kernel = CHOSEN.kernel
 
 _Keys = tuple[NDArray[np.integer] | None, NDArray[np.integer] | None]
 
@@ -84,6 +86,27 @@ class TierCounts:
     counts: NDArray[np.int32]
     missing: NDArray[np.int32]
 
+    def coarser(self, tiers: int) -> TierCounts:
+        """The same in fewer, wider tiers: each the sum of N / `tiers` neighbours, so that one pass gives every resolution.
+
+        `missing` is the same array. Equal to counting with `tiers` directly, but for cosines within a rounding of an edge.
+
+        Raises:
+            Misconfigured: `tiers` is odd, below 2, or does not divide N.
+        """
+        fine = self.counts.shape[1]
+        if tiers < 2 or tiers % 2 or fine % tiers:
+            raise Misconfigured(f"TierCounts.coarser: expected an even divisor of {fine} tiers, got {tiers}")
+        return TierCounts(merge_tiers(self.counts, fine // tiers).astype(np.int32), self.missing)
+
+
+def merge_tiers(counts: Any, group: int) -> Any:
+    """(..., N // group) sums of `group` neighbours of (..., N) counts, a numpy array or a tensor. A dtype may grow wider.
+
+    Tiers are right-closed, so that a sum of neighbours is the count of the wider tier.
+    """
+    return counts.reshape(*counts.shape[:-1], counts.shape[-1] // group, group).sum(-1)
+
 
 def tier_counts(candidates: Embeddings, history: Embeddings, spec: SimTierSpec) -> TierCounts:
     """Count, for each candidate, the behaviours of one user per similarity tier.
@@ -126,7 +149,7 @@ def tier_counts_ragged(
         spec: as in `tier_counts`.
         candidate_keys: one integer per candidate row, equal where the items are; with `history_keys`, in place of ids.
         history_keys: one integer per behaviour.
-        threads: how many threads share the users; more than 1 only where the linear algebra library has one.
+        threads: how many threads share the work; with the numpy kernel more than 1 only where the linear algebra library has one.
 
     Returns:
         `TierCounts` in candidate row order, equal to U separate calls.
@@ -259,6 +282,7 @@ def _check_offsets(offsets: NDArray[np.integer], rows: int) -> None:
 __all__ = [
     "SimTierSpec",
     "TierCounts",
+    "merge_tiers",
     "reference_tier_counts",
     "tier_counts",
     "tier_counts_at",

@@ -193,5 +193,5 @@ def _gather(side: Side, first: Ints, size: Ints) -> tuple[Ints, NDArray[np.bool_
     return at, inside, np.take(side.codes, rows, axis=0, mode="clip"), inv_norm
 
 
+#: Candidates, behaviours, tiers, threads -> counts (R, N) int32 and missing (R,) int32.
 Kernel = Callable[[Side, Side, int, int], Counted]
-KERNEL: Kernel = count_with_numpy

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what make needs: scripts/setup.sh python runtime|dev, java, redis, kafka. Each is quick where nothing is to be done.
+# Sets up what make needs: scripts/setup.sh python runtime|dev, java, redis, chromium, kafka. Each is quick where nothing is to be done.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -71,7 +71,9 @@ install_python() {
     say "installing lock/$set.txt"
     export VIRTUAL_ENV=$PWD/$VENV
     "$uv" pip install --quiet --require-hashes -r "lock/$set.txt"
+    need_compiler
     "$uv" pip install --quiet --no-deps --no-build-isolation -e .
+    say "tiers are counted by: $("$VENV/bin/python" -c 'from moontide.native import CHOSEN; print(CHOSEN.name, CHOSEN.why)')"
     touch "$VENV/.moontide-$set"
 }
 
@@ -98,6 +100,19 @@ need_redis() {
         || die "expected redis-server on the PATH, got none; install it with: apt-get install redis-server"
 }
 
+# Only the test of the console needs it, and is skipped without.
+need_chromium() {
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null && return
+    apt_install "the console is tested in it" chromium \
+        || say "no chromium: the test of the console will be skipped; install it with: apt-get install chromium"
+}
+
+# Without a compiler the install goes on, and numpy counts the tiers.
+need_compiler() {
+    command -v cc >/dev/null || command -v gcc >/dev/null && return
+    apt_install "the tier kernel is compiled" gcc libc6-dev || say "no C compiler: numpy will count the tiers, more slowly"
+}
+
 need_kafka() {
     command -v mvn >/dev/null && return
     apt_install "Maven fetches the Kafka broker" maven \
@@ -108,6 +123,7 @@ case ${1:-} in
     python) install_python "${2:?expected runtime or dev}" ;;
     java) need_java ;;
     redis) need_redis ;;
+    chromium) need_chromium ;;
     kafka) need_kafka ;;
-    *) die "expected one of: python runtime, python dev, java, redis, kafka; got: ${1:-nothing}" ;;
+    *) die "expected one of: python runtime, python dev, java, redis, chromium, kafka; got: ${1:-nothing}" ;;
 esac

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from moontide.errors import Misconfigured
+from moontide.simtier import merge_tiers
 from ranking.batch import Batch
 from ranking.models.base import Side, SideOutput, SideWidths, Standardise, Statistics
 
@@ -54,10 +55,7 @@ class SimTier(Side):
     def columns(self, counts: Tensor) -> Tensor:
         """(..., T) counts of each resolution, cumulative counts if any, `missing` last; of (..., N + 1)."""
         fine, missing = counts[..., :-1], counts[..., -1:]
-        parts = [
-            fine if group == 1 else fine.reshape(*fine.shape[:-1], fine.shape[-1] // group, group).sum(dim=-1)
-            for group in self.resolutions
-        ]
+        parts = [fine if group == 1 else merge_tiers(fine, group) for group in self.resolutions]
         if self.cumulative:
             parts.append(fine.flip(-1).cumsum(dim=-1).flip(-1))
         return torch.cat([*parts, missing], dim=-1)
