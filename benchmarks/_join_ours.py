@@ -9,62 +9,101 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks._join_data import DIM, NAMES, files, matrix
+from benchmarks._join_data import DIM, NAMES, files
 from moontide.pit.ids import Ids
 from moontide.pit.steps import Steps
 
+_TIMES = ("event_timestamp", "content_known_at", "source_version")
 
-def pointers(label_file: Path, feature_file: Path, threads: int) -> np.ndarray:
+
+def pointers(label_file: Path, feature_file: Path, pool: ThreadPoolExecutor, threads: int) -> np.ndarray:
     """(labels,) the feature row of each label, -1: none."""
-    with ThreadPoolExecutor(threads) as pool:
-        parts = [pool.submit(_read_ids, feature_file, n, threads) for n in range(threads)]
-        wanted = pool.submit(_read_ids, label_file, 0, 1)
-        log = pq.read_table(feature_file, columns=["event_timestamp", "content_known_at", "source_version"])
-        event, known = (log[name].cast(pa.int64()).to_numpy() for name in log.column_names[:2])
-        eligible, version = np.maximum(event, known), log["source_version"].to_numpy()
-        times = pq.read_table(label_file, columns=["event_timestamp"])["event_timestamp"].cast(pa.int64()).to_numpy()
-        columns = [part.result() for part in parts]
-        items = Ids.of([column.dictionary for column in columns])
-        item, label_item = np.concatenate(list(pool.map(items.rows, columns))), items.rows(wanted.result())
-    steps = Steps.of(item, len(items), eligible, [version, event], np.ones(len(event), bool))
-    return steps.at(label_item, times)
+    labels = _open(label_file).read(columns=["item_id", "event_timestamp"])
+    label_ids = labels["item_id"].combine_chunks().dictionary_encode()
+    items = Ids.of([label_ids.dictionary])
+    cuts = _spans(_open(feature_file).num_row_groups, threads)
+    parts = [part.result() for part in [pool.submit(_log, feature_file, groups, items) for groups in cuts]]
+    columns = [pool.submit(np.concatenate, column) for column in zip(*parts, strict=True)]
+    item, eligible, version, event = (column.result() for column in columns)
+    del parts, columns
+    steps = Steps.of(item, len(items) + 1, eligible, [version, event], np.ones(len(event), bool), threads=threads)
+    asked, times = items.rows(label_ids), _int64(labels["event_timestamp"])
+    found = [pool.submit(steps.at, asked[span], times[span]) for span in _spans(len(times), threads)]
+    return np.concatenate([rows.result() for rows in found])
 
 
-def _read_ids(path, part, parts):
-    """One part of a file's ids, dictionary encoded."""
-    file = pq.ParquetFile(path, read_dictionary=["item_id"])
-    bounds = np.arange(parts + 1) * file.num_row_groups // parts
-    groups = list(range(bounds[part], bounds[part + 1]))
-    found = file.read_row_groups(groups, columns=["item_id"], use_threads=False)["item_id"].combine_chunks()
-    return found if isinstance(found, pa.Array) else found.chunk(0)
+def _log(path, groups, items):
+    """Item rows, when each row counts, and its write order, of some row groups."""
+    file = _open(path)
+    table = file.read_row_groups(range(file.num_row_groups)[groups], columns=["item_id", *_TIMES], use_threads=False)
+    event, known, version = (_int64(table[name]) for name in _TIMES)
+    item = items.rows(table["item_id"])
+    # Items without a label are as one that nobody asks for.
+    item[item < 0] = len(items)
+    return item, np.maximum(event, known), version, event
 
 
-def gather(path: Path, rows: np.ndarray, workload: str, threads: int) -> np.ndarray:
-    """The values of `rows`, zeros for -1; every row group is read once."""
-    wide = len(NAMES[workload]) if workload == "scalars" else DIM
-    made = np.zeros((len(rows), wide), np.int8 if workload == "codes" else np.float32)
-    by_row = np.argsort(rows)
-    groups = pq.ParquetFile(path).metadata
-    bounds = np.cumsum([0, *(groups.row_group(n).num_rows for n in range(groups.num_row_groups))])
-    cuts = np.searchsorted(rows[by_row], bounds)
-    columns = ["codes", "scale"] if workload == "floats" else NAMES[workload]
+def _open(path):
+    # Mapped, pages are read where they lie: half the time of a read that copies them first.
+    return pq.ParquetFile(path, memory_map=True)
 
-    def some(first):
-        file = pq.ParquetFile(path)
-        for n in range(first, groups.num_row_groups, threads):
-            labels = by_row[cuts[n] : cuts[n + 1]]
-            part = file.read_row_group(n, columns=columns, use_threads=False)
-            inside = rows[labels] - bounds[n]
-            values = matrix(part, "codes" if workload == "floats" else workload)[inside]
-            made[labels] = values if workload != "floats" else values * part["scale"].to_numpy()[inside, None]
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(some, range(threads)))
+def _spans(count, parts):
+    bounds = np.arange(parts + 1) * count // parts
+    return [slice(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def _int64(column):
+    return column.cast(pa.int64()).to_numpy()
+
+
+def gather_scalars(path: Path, rows: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
+    """(labels, columns) float32, zeros for -1; one column is in memory at a time and thread."""
+    at = np.maximum(rows, 0)
+    made = np.empty((len(rows), len(NAMES["scalars"])), np.float32)
+
+    def one(n):
+        values = _open(path).read(columns=[NAMES["scalars"][n]], use_threads=False).column(0).to_numpy()
+        made[:, n] = values[at]
+
+    list(pool.map(one, range(made.shape[1])))
+    made[rows < 0] = 0
     return made
+
+
+def gather_vectors(path: Path, rows: np.ndarray, pool: ThreadPoolExecutor, *, floats: bool) -> np.ndarray:
+    """(labels, DIM) codes, or the float32 vectors they stand for; zeros for -1. Every row group is read once."""
+    made = np.zeros((len(rows), DIM), np.float32 if floats else np.int8)
+    meta = _open(path).metadata
+    bounds = np.cumsum([0, *(meta.row_group(n).num_rows for n in range(meta.num_row_groups))])
+    by_row = np.argsort(rows)
+    cuts = np.searchsorted(rows[by_row], bounds)
+
+    def some(n):
+        labels = by_row[cuts[n] : cuts[n + 1]]
+        part = _open(path).read_row_group(n, columns=["codes", "scale"] if floats else ["codes"], use_threads=False)
+        at = rows[labels] - bounds[n]
+        codes = _codes(part["codes"])[at]
+        made[labels] = codes * part["scale"].to_numpy()[at, None] if floats else codes
+
+    list(pool.map(some, range(meta.num_row_groups)))
+    return made
+
+
+def _codes(column):
+    array = column.combine_chunks()
+    array = array if isinstance(array, pa.Array) else array.chunk(0)
+    return np.frombuffer(array.buffers()[2], np.int8)[array.offset * DIM :].reshape(-1, DIM)
 
 
 def join(folder: Path, workload: str, threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Label rows, whether each has a feature row, and the values."""
     label_file, feature_file = files(folder, "codes" if workload == "floats" else workload)
-    rows = pointers(label_file, feature_file, threads)
-    return np.arange(len(rows)), rows >= 0, gather(feature_file, rows, workload, threads)
+    pa.set_cpu_count(threads)
+    with ThreadPoolExecutor(threads) as pool:
+        rows = pointers(label_file, feature_file, pool, threads)
+        if workload == "scalars":
+            values = gather_scalars(feature_file, rows, pool)
+        else:
+            values = gather_vectors(feature_file, rows, pool, floats=workload == "floats")
+    return np.arange(len(rows)), rows >= 0, values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+#: A hash table of all ids pays for a column this many times shorter; a shorter one is looked up by bisection.
+_FEWER: Final = 4
 
 
 class Ids:
@@ -22,12 +24,13 @@ class Ids:
 
     def __init__(self, sorted_ids: NDArray[Any]) -> None:
         self.array: NDArray[Any] = sorted_ids
+        self._words: pa.Array | None = None
 
     @classmethod
     def of(cls, columns: Iterable[pa.Array | pa.ChunkedArray]) -> Ids:
         """The distinct ids of string columns; null is none."""
         found = [pc.unique(column).cast(pa.string()) for column in columns]
-        distinct = pc.unique(pa.chunked_array(found, pa.string())).drop_null()
+        distinct = (found[0] if len(found) == 1 else pc.unique(pa.chunked_array(found, pa.string()))).drop_null()
         return cls(np.sort(_bytes(distinct)))
 
     def __len__(self) -> int:
@@ -35,13 +38,13 @@ class Ids:
 
     def rows(self, column: pa.Array | pa.ChunkedArray) -> Ints:
         """(B,) row of each string; -1 for null and for an id that is not here."""
+        if pa.types.is_string(column.type) and self._long(column):
+            return self._rows(column)
         whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         coded = whole if pa.types.is_dictionary(whole.type) else whole.dictionary_encode()
-        words = self._rows(_bytes(coded.dictionary))
+        words = self._rows(coded.dictionary)
         # One more place for null, which comes last.
-        places = pc.fill_null(coded.indices, len(words)).to_numpy(zero_copy_only=False)
-        found: Ints = np.append(words, -1)[places].astype(np.int64)
-        return found
+        return np.append(words, -1)[_int64(coded.indices, absent=len(words))]
 
     def strings(self, rows: Ints | slice = slice(None)) -> pa.Array:
         """The ids of rows as an Arrow string column."""
@@ -53,9 +56,16 @@ class Ids:
         buffers = [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(packed.tobytes())]
         return pa.Array.from_buffers(pa.string(), len(chosen), buffers)
 
-    def _rows(self, words: NDArray[Any]) -> Ints:
-        if not len(self.array) or not len(words):
-            return np.full(len(words), -1, np.int64)
+    def _long(self, column: pa.Array | pa.ChunkedArray) -> bool:
+        return len(column) * _FEWER > len(self.array)
+
+    def _rows(self, column: pa.Array | pa.ChunkedArray) -> Ints:
+        if not len(self.array) or not len(column):
+            return np.full(len(column), -1, np.int64)
+        if self._long(column):
+            self._words = self.strings() if self._words is None else self._words
+            return _int64(pc.index_in(column.cast(pa.string()), self._words), absent=-1)
+        words = _bytes(column)
         # Of one width, or numpy would copy the whole list at every call.
         fits = np.char.str_len(words) <= self.array.itemsize
         wanted = words.astype(self.array.dtype)
@@ -63,5 +73,20 @@ class Ids:
         return np.where(fits & (self.array[at] == wanted), at, -1).astype(np.int64)
 
 
-def _bytes(words: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
-    return np.array(words.cast(pa.binary()).to_pylist(), np.bytes_)
+def _int64(places: pa.Array | pa.ChunkedArray, *, absent: int) -> Ints:
+    filled = pc.fill_null(places, absent) if places.null_count else places
+    found: Ints = filled.to_numpy().astype(np.int64)
+    return found
+
+
+def _bytes(words: pa.Array) -> NDArray[Any]:
+    """(B,) ``S`` array, as wide as the longest."""
+    column = words.cast(pa.large_binary())
+    offsets = np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column) + 1]
+    lengths = np.diff(offsets)
+    width = max(int(lengths.max(initial=0)), 1)
+    made = np.zeros((len(column), width), np.uint8)
+    raw = column.buffers()[2]
+    if raw is not None and len(column):
+        made[np.arange(width) < lengths[:, None]] = np.frombuffer(raw, np.uint8)[offsets[0] : offsets[-1]]
+    return made.view(f"S{width}")[:, 0]
