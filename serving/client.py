@@ -69,6 +69,15 @@ class RankingClient:
         """Let `similar` ask `index`, which is opened when it is first asked and closed by `close`."""
         self._similar.use_index(index)
 
+    @property
+    def store(self) -> OnlineStore:
+        """What is read; this client closes it."""
+        return self._store
+
+    def index_rows(self, space_id: str) -> int:
+        """Rows the vector index holds of a live space, as `SimilarItems.index_rows`."""
+        return self._similar.index_rows(self._live.space(space_id))
+
     def unlogged(self) -> RankingClient:
         """The same reads of which none is logged or read ahead, for people who look on. Only this client is to be closed."""
         twin = RankingClient(self._store, self._live, vectors=self._vectors)

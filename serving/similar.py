@@ -169,13 +169,15 @@ class SimilarItems:
         )
 
     def index_rows(self, space: EmbeddingSpace) -> int:
-        """Rows the index holds of a space.
+        """Rows the index holds of a space; a milvus-lite file is not opened for it.
 
         Raises:
             Transient, Misconfigured: it cannot be asked.
         """
         if self._index is None:
             raise Transient("index: expected one, got none")
+        if self._index.embedded:
+            raise Transient("index: milvus-lite, which one process owns; `moontide doctor` counts its rows")
         with self._index.use() as index:
             return index.count(space)
 

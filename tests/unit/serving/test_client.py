@@ -169,3 +169,32 @@ def test_a_sequence_of_nobody_no_service_and_no_length_is_refused(client):
         client.sequence("u", length=0)
     with pytest.raises(Poison, match="user_id"):
         client.sequence("a b")
+
+
+def test_similar_gives_the_nearest_others_of_the_services_space(client):
+    found = client.similar("a", k=2)
+    assert found.column_names == ["item_id", "cosine"]
+    assert found["item_id"].to_pylist() == ["b", "c"]
+    assert found["cosine"].to_pylist()[0] == found["cosine"].to_pylist()[1]
+    assert found.schema.metadata[b"source"] == b"scan"
+    assert client.similar("a", k=9, space_id="moon_v1")["item_id"].to_pylist() == ["b", "c", "d"]
+    with pytest.raises(Misconfigured):
+        client.similar("a", space_id="moon_v9")
+    with pytest.raises(Misconfigured):
+        client.similar("a", service="ctr_v9")
+    with pytest.raises(Poison):
+        client.similar("nobody")
+
+
+def test_a_twin_reads_the_same_and_logs_nothing(client):
+    class Log:
+        def sampled(self):
+            raise AssertionError("asked whether to log")
+
+    client._log = Log()
+    with pytest.raises(AssertionError):
+        client.features("u", ["a"])
+    twin = client.unlogged()
+    client._log = None
+    assert twin.features("u", ["a", "b"]).equals(client.features("u", ["a", "b"]))
+    assert twin.similar("a").equals(client.similar("a"))
