@@ -70,7 +70,7 @@ class RankingClient:
         self._similar.use_index(index)
 
     @property
-    def store(self) -> OnlineStore:
+    def online(self) -> OnlineStore:
         """What is read; this client closes it."""
         return self._store
 
