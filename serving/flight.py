@@ -7,30 +7,27 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 
 import pyarrow as pa
 from pyarrow import flight
 
-from moontide import names
 from moontide.embeddings import Embeddings
 from moontide.live import LiveSpaces, Service
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore
 from moontide.views import embedding_view
 from serving.client import RankingClient
+from serving.flight_commands import as_codes, command, item_ids, named
 from serving.flight_errors import answering, flight_error
 from serving.flight_rows import features_batch, features_schema, requests, vectors_batch, vectors_schema
 from serving.http.problems import Problem
 from serving.http.tokens import Tokens
 
-T = TypeVar("T")
-
 #: No history is kept under it, and nothing is asked about it: what `features` of no items looks like.
 _NOBODY: Final = "moontide:nobody"
 #: Of one request alone: goes with its batch, not with the stream.
 _PER_REQUEST: Final = ("sequence_version", "prefetch")
-_LONGEST_COMMAND: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +85,28 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         tls: tuple[bytes, bytes] | None = None,
     ) -> None:
         super().__init__(location, tls_certificates=[tls] if tls else None, middleware={"token": _Door(tokens or Tokens())})
-        self._location = location
         self._sources = sources
         self._limits = limits or Limits()
         self._streams = threading.BoundedSemaphore(self._limits.streams)
+        self._stopping = False
+
+    def close(self) -> None:
+        """End the streams that run, then stop; waits for callers that read."""
+        self._stopping = True
+        self.shutdown()
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Features of each request that is uploaded."""
         with answering(), self._stream():
-            service = self._service(_command(descriptor.command, "service"))
+            service = self._service(command(descriptor.command, "service"))
             schema = self._features_schema(service)
             writer.begin(schema)
             for chunk in reader:
                 if chunk.data is None:
                     continue
-                for user_id, item_ids in requests(chunk.data, self._limits.candidates):
-                    table = self._sources.client.features(user_id, item_ids, service=service.name)
+                for user_id, candidates in requests(chunk.data, self._limits.candidates):
+                    self._require_open()
+                    table = self._sources.client.features(user_id, candidates, service=service.name)
                     said = {name.decode(): value.decode() for name, value in table.schema.metadata.items()}
                     told = {"user_id": user_id, **{name: said[name] for name in _PER_REQUEST if name in said}}
                     writer.write_with_metadata(features_batch(schema, user_id, table), json.dumps(told).encode())
@@ -111,9 +114,9 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
     def do_get(self, context: Any, ticket: Any) -> Any:
         """Vectors of a space."""
         with answering():
-            asked = _command(ticket.ticket, "space", "ids", "as")
-            space, codes = self._space(asked), _as_codes(asked)
-            ids = _ids(asked.get("ids"), self._limits.ids)
+            asked = command(ticket.ticket, "space", "ids", "as")
+            space, codes = self._space(asked), as_codes(asked)
+            ids = item_ids(asked.get("ids"), self._limits.ids)
             schema = vectors_schema(space, codes=codes)
             return flight.GeneratorStream(schema, self._guarded(self._vectors(space, ids), schema))
 
@@ -128,7 +131,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
         """One of them."""
         with answering():
-            asked = _command(descriptor.command, "space", "service", "as")
+            asked = command(descriptor.command, "space", "service", "as")
             return self._service_info(self._service(asked)) if "service" in asked else self._space_info(self._space(asked))
 
     def get_schema(self, context: Any, descriptor: Any) -> Any:
@@ -163,7 +166,12 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
     def _guarded(self, vectors: Iterator[Embeddings], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         with answering(), self._stream():
             for found in vectors:
+                self._require_open()
                 yield vectors_batch(schema, found)
+
+    def _require_open(self) -> None:
+        if self._stopping:
+            raise Problem("not-ready", "stream: expected a server that goes on, got one that stops; ask another, or later")
 
     @contextmanager
     def _stream(self) -> Iterator[None]:
@@ -176,26 +184,26 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def _service(self, asked: Mapping[str, Any]) -> Service:
         services = {s.name: s for s in self._sources.live.services}
-        return _named(services, asked.get("service"), "service", "unknown-service")
+        return named(services, asked.get("service"), "service", "unknown-service")
 
     def _space(self, asked: Mapping[str, Any]) -> EmbeddingSpace:
-        return _named({s.space.id: s.space for s in self._sources.live.spaces}, asked.get("space"), "space", "unknown-space")
+        return named({s.space.id: s.space for s in self._sources.live.spaces}, asked.get("space"), "space", "unknown-space")
 
     def _features_schema(self, service: Service) -> pa.Schema:
         return features_schema(self._sources.client.features(_NOBODY, [], service=service.name).schema, _PER_REQUEST)
 
     def _service_info(self, service: Service) -> Any:
-        command = json.dumps({"service": service.name}).encode()
-        return self._info(self._features_schema(service), command, endpoints=[])
+        asked = json.dumps({"service": service.name}).encode()
+        return self._info(self._features_schema(service), asked, endpoints=[])
 
     def _space_info(self, space: EmbeddingSpace) -> Any:
-        command = json.dumps({"space": space.id}).encode()
+        asked = json.dumps({"space": space.id}).encode()
         # No address in it: the server that was asked, by whatever name it was reached.
-        return self._info(vectors_schema(space, codes=False), command, endpoints=[flight.FlightEndpoint(command, [])])
+        return self._info(vectors_schema(space, codes=False), asked, endpoints=[flight.FlightEndpoint(asked, [])])
 
-    def _info(self, schema: pa.Schema, command: bytes, endpoints: list[Any]) -> Any:
+    def _info(self, schema: pa.Schema, asked: bytes, endpoints: list[Any]) -> Any:
         # How many there are is not known without walking all of them.
-        return flight.FlightInfo(schema, flight.FlightDescriptor.for_command(command), endpoints, -1, -1)
+        return flight.FlightInfo(schema, flight.FlightDescriptor.for_command(asked), endpoints, -1, -1)
 
 
 class _Door(flight.ServerMiddlewareFactory):  # type: ignore[misc]
@@ -212,40 +220,6 @@ class _Door(flight.ServerMiddlewareFactory):  # type: ignore[misc]
         said = headers.get("authorization") or [""]
         if not self._tokens(said[0].encode("utf-8", "replace")):
             raise flight_error(Problem("no-token", "authorization: expected Bearer and a token of this server, got none"))
-
-
-def _named(known: Mapping[str, T], name: object, what: str, kind: str) -> T:
-    if not isinstance(name, str) or name not in known:
-        raise Problem(kind, f"{what}: expected one of {sorted(known)}, got {str(name)[:80]!r}")
-    return known[name]
-
-
-def _command(raw: bytes, *allowed: str) -> dict[str, Any]:
-    """The JSON object of a ticket or descriptor."""
-    try:
-        asked = json.loads(raw) if raw is not None and len(raw) <= _LONGEST_COMMAND else None
-    except (ValueError, RecursionError):
-        asked = None
-    if not isinstance(asked, dict) or not set(asked) <= set(allowed):
-        raise Problem("poison", f"command: expected a JSON object with {', '.join(allowed)}, got something else")
-    return asked
-
-
-def _ids(value: object, most: int) -> list[str] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list):
-        raise Problem("poison", f"ids: expected a list of item ids, got {type(value).__name__}")
-    if len(value) > most:
-        raise Problem("too-many-candidates", f"ids: expected at most {most} of one ticket, got {len(value)}; send several")
-    return names.require_ids(value)
-
-
-def _as_codes(asked: Mapping[str, Any]) -> bool:
-    form = asked.get("as", "float")
-    if form not in ("float", "codes"):
-        raise Problem("poison", "as: expected float or codes, got something else")
-    return bool(form == "codes")
 
 
 def _no_such_call(name: str) -> Any:
