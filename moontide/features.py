@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from moontide import schemas
 from moontide.embeddings import Embeddings
-from moontide.records import embeddings_of
 from moontide.simtier import SimTierSpec, TierCounts, tier_counts, tier_counts_at
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore
 from moontide.stores.indexer import order_keys
+from moontide.stores.versioned import read_vectors
 from moontide.views import embedding_view, user_sequence
 
 
@@ -75,13 +75,14 @@ def compute_tiers(
     sequences = store.read_sequences(user_sequence(spec.sequence), users)
     histories = [s.item_ids[-spec.length :] for s in sequences]
     needed = sorted({i for h in histories for i in h} | {i for items in candidates.values() for i in items})
-    vectors, versions = _read_with_versions(store, space, needed)
+    vectors, read = read_vectors(store, space, needed)
+    keys = order_keys(embedding_view(space), read.records)
     now_us = clock()
     row = {item: n for n, item in enumerate(needed)}
     seen, hist_offsets = _pointers(row, histories)
     mine, cand_offsets = _pointers(row, list(candidates.values()))
     counted = tier_counts_at(vectors, mine, cand_offsets, seen, hist_offsets, spec, candidate_keys=mine, history_keys=seen)
-    parts = [_digest_part(item, versions.get(item)) for item in needed]
+    parts = [_digest_part(item, None if at < 0 else keys[at]) for item, at in zip(needed, read.at.tolist(), strict=True)]
     digests = [_digest([parts[row[item]] for item in history]) for history in histories]
     each = pa.array(np.repeat(np.arange(len(users)), np.diff(cand_offsets)))
     now = pa.array(np.full(len(mine), now_us, np.int64)).cast(schemas.TIMESTAMP)
@@ -117,27 +118,6 @@ def _pointers(row: Mapping[str, int], lists: Sequence[Sequence[str]]) -> tuple[N
     sizes = np.fromiter(map(len, lists), np.int64, len(lists))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     return np.fromiter((row[item] for items in lists for item in items), np.int64, int(offsets[-1])), offsets
-
-
-def _read_with_versions(store: OnlineStore, space: EmbeddingSpace, ids: Sequence[str]) -> tuple[Embeddings, dict[str, bytes]]:
-    """Vectors together with the order key of the very record each came from; ids must be distinct."""
-    view = embedding_view(space)
-    records = store.read_records(view, list(ids))
-    there = records.column("item_id").to_pylist()
-    found = {item: n for n, item in enumerate(there)}
-    at = np.array([found.get(i, -1) for i in ids], np.int64)
-    return _vectors_at(space, records, at, ids), dict(zip(there, order_keys(view, records), strict=True))
-
-
-def _vectors_at(space: EmbeddingSpace, records: pa.Table, at: NDArray[np.int64], ids: Sequence[str]) -> Embeddings:
-    if not records.num_rows:
-        return Embeddings.absent(space, len(ids), ids=ids)
-    vectors = embeddings_of(space, records)
-    gone = at < 0
-    taken = vectors.take(np.where(gone, 0, at))
-    codes, scale = taken.codes.copy(), taken.scale.copy()
-    codes[gone], scale[gone] = 0, 0
-    return Embeddings.from_codes(space, codes, scale, ids=ids)
 
 
 def _lists(counts: NDArray[np.int32]) -> pa.Array:

@@ -25,7 +25,7 @@ from moontide import names
 from moontide.errors import Misconfigured, Transient
 from moontide.stores.offline_files import BATCH_ROWS, DataFile, FileTree, metadata
 from moontide.stores.offline_keys import FILE, ROW, distinct, identity_columns, key_columns, known, latest_rows, order_columns
-from moontide.stores.offline_rows import by_date, conform, require_encoder, stamped
+from moontide.stores.offline_rows import by_date, conform, require_encoder, require_space, space_columns, stamped
 from moontide.views import ViewSpec
 
 _FAMILIES: Final = {names.EMBEDDING_VIEW_PREFIX: "space", names.SIMTIER_VIEW_PREFIX: "spec"}
@@ -128,6 +128,9 @@ class OfflineTables:
             view: the table.
             columns: the columns wanted, in order; default: all.
             where: an Arrow expression over any columns of the view.
+
+        Raises:
+            SpaceMismatch: an embedding of another space, or of another encoder; `latest` and `latest_heads` too.
         """
         wanted = list(columns) if columns is not None else view.table.names
         read = wanted if where is None else view.table.names
@@ -160,16 +163,25 @@ class OfflineTables:
         return self._winners(view, ids, as_of)[1].select([*view.entities, *order_columns(view), *deleted])
 
     def keys(self, view: ViewSpec, partition: str) -> tuple[list[DataFile], pa.Table]:
-        """The files of a partition, and the key columns of their rows in file order, duplicates included."""
+        """The files of a partition, and the key columns of their rows in file order, duplicates included.
+
+        Raises:
+            SpaceMismatch: an embedding of another space, or of another encoder.
+            Transient: files were compacted away as often as they were listed.
+        """
         columns = key_columns(view)
-        schema = pa.schema([view.table.field(c) for c in columns])
+        read = [*columns, *space_columns(view)]
+        schema = pa.schema([view.table.field(c) for c in read])
         for _ in range(_LISTINGS):
             files = self.tree.files(f"{self.folder(view)}/{partition}")
             try:
-                tables = [pa.Table.from_batches(self._batches(view, f, columns), schema) for f in files]
+                tables = [pa.Table.from_batches(self._batches(view, f, read), schema) for f in files]
             except FileNotFoundError:
                 continue
-            return files, pa.concat_tables([_located(t, number) for number, t in enumerate(tables)])
+            # Before rows are told apart: a row of another space may have the keys of one of this.
+            for file, table in zip(files, tables, strict=True):
+                require_space(view, table, file.path)
+            return files, pa.concat_tables([_located(t.select(columns), number) for number, t in enumerate(tables)])
         raise Transient(f"{self.path(view)}/{partition}: expected files to stay, got {_LISTINGS} compactions; read again")
 
     def kept(

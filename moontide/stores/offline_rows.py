@@ -40,12 +40,23 @@ def conform(view: ViewSpec, rows: pa.Table) -> pa.Table:
         rows = rows.cast(stamped(view))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise Misconfigured(f"{view.name}: expected types {view.table.types}, got {rows.schema.types}: {error}") from error
-    if view.kind is ViewKind.EMBEDDING and rows.num_rows:
-        space = view.name.removeprefix(names.EMBEDDING_VIEW_PREFIX)
-        others = [s for s in pc.unique(rows["space"]).to_pylist() if s != space]
-        if others:
-            raise SpaceMismatch(f"{view.name}: expected rows of space {space}, got {others}; write each space to its own view")
+    require_space(view, rows, view.name)
     return rows
+
+
+def space_columns(view: ViewSpec) -> list[str]:
+    """What `require_space` looks at."""
+    return ["space"] if view.kind is ViewKind.EMBEDDING else []
+
+
+def require_space(view: ViewSpec, rows: pa.Table, where: str) -> None:
+    """Refuse rows of another space than the view's with `SpaceMismatch`; rows of other kinds of views pass."""
+    if not space_columns(view) or not rows.num_rows:
+        return
+    space = view.name.removeprefix(names.EMBEDDING_VIEW_PREFIX)
+    others = [s for s in pc.unique(rows["space"]).to_pylist() if s != space]
+    if others:
+        raise SpaceMismatch(f"{where}: expected rows of space {space}, got {others}; write each space to its own view")
 
 
 def require_encoder(view: ViewSpec, found: Mapping[bytes, bytes], path: str) -> None:

@@ -264,6 +264,21 @@ def test_another_encoder_under_the_same_space_id_is_refused(tables):
     assert len(files(tables)) == 1
 
 
+def test_a_row_of_another_space_with_the_keys_of_a_kept_one_is_refused_by_every_reader(tables):
+    (path,) = tables.append(EMBEDDINGS, table([embedding("a", 1, 0, 0), embedding("b", 1, 0, 0)]), writer="w")
+    foreign = table([embedding("a", 1, 0, 0), embedding("a", 1, 0, 0) | {"space": "moon_v4"}])
+    with tables.tree.system.open_output_stream(path) as sink:
+        pq.write_table(foreign, sink)
+    for call in (
+        lambda: list(tables.scan(EMBEDDINGS, ["item_id"])),
+        lambda: list(tables.latest(EMBEDDINGS)),
+        lambda: tables.latest_heads(EMBEDDINGS),
+        lambda: compact(tables, EMBEDDINGS),
+    ):
+        with pytest.raises(SpaceMismatch, match="moon_v4"):
+            call()
+
+
 def test_files_of_a_newer_format_or_no_parquet_stop_the_reader(tables):
     (path,) = tables.append(EMBEDDINGS, table([embedding("a", 1, 0, 0)]), writer="w")
     newer = table([embedding("a", 1, 0, 0)]).replace_schema_metadata({"moontide.format": "2"})

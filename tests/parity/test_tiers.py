@@ -73,6 +73,22 @@ def test_ahead_served_and_defined_are_the_same(store, rule):
         assert set(ahead.column("sequence_version").to_pylist()) == {served.sequence_version}
 
 
+def test_tiers_of_a_prefix_space_are_counted_over_its_own_cosines(store):
+    rng = np.random.default_rng(17)
+    ids, prefix = fill(store, rng), SPACE.prefix(4)
+    spec, lists = SimTierSpec(prefix.id, 20, 25), {f"u{u}": [*rng.choice(ids, 6, replace=False), "unknown-3"] for u in range(4)}
+    rows = compute_tiers(store, prefix, spec, lists, clock=lambda: NOW)
+    whole = compute_tiers(store, SPACE, SimTierSpec("moon_v1", 20, 25), lists, clock=lambda: NOW)
+    wanted = [
+        reference_tier_counts(served.candidates, served.history, spec).counts.tolist()
+        for served in (request_tiers(store, prefix, spec, user, items) for user, items in lists.items())
+    ]
+    assert rows.column("counts").to_pylist() == sum(wanted, [])
+    assert rows.column("counts").to_pylist() != whole.column("counts").to_pylist()
+    # Both are cut from the same records.
+    assert rows.column("history_digest").to_pylist() == whole.column("history_digest").to_pylist()
+
+
 def test_the_stored_row_comes_back_as_it_was_written(store):
     rng = np.random.default_rng(8)
     ids = fill(store, rng)
