@@ -115,6 +115,13 @@ class OnlineStore(Protocol):
     def heads(self, view: ViewSpec, ids: Sequence[EntityId]) -> Heads:
         """The write order each id stands at: what backfill anti-joins with."""
 
+    def read_current(self, space: EmbeddingSpace, ids: Sequence[str]) -> tuple[Embeddings, Heads]:
+        """`read_embeddings` with the heads of the very same records, from one read.
+
+        Raises:
+            SpaceMismatch: as `read_embeddings`.
+        """
+
     def dirty(self, space: EmbeddingSpace, limit: int) -> list[DirtyMark]:
         """Up to `limit` items whose index entry is to be brought up to date."""
 

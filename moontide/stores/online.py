@@ -130,10 +130,14 @@ class PackedOnlineStore:
 
     def heads(self, view: ViewSpec, ids: Sequence[EntityId]) -> Heads:
         """See `OnlineStore.heads`. A sequence's `content_hash` starts with its version."""
-        heads = self._codecs.of(view).heads(self._fetch(view, ids))
-        status = self._status(replace(view, ttl=None), heads)
-        version, event, encoded = (_times(heads, name) for name in ("source_version", "event_timestamp", "encoded_at"))
-        return Heads(status, version, event, encoded, np.ascontiguousarray(heads["order"]["content_hash"]))
+        return self._heads(view, self._codecs.of(view).heads(self._fetch(view, ids)))
+
+    def read_current(self, space: EmbeddingSpace, ids: Sequence[str]) -> tuple[Embeddings, Heads]:
+        """See `OnlineStore.read_current`."""
+        view, codec = self._codecs.of_space(space)
+        heads, found = codec.vectors(self._fetch(view, ids))
+        found = found.with_ids(ids)
+        return (found.prefix(space.dim) if space.prefix_of else found), self._heads(view, heads)
 
     def dirty(self, space: EmbeddingSpace, limit: int) -> list[DirtyMark]:
         """See `OnlineStore.dirty`. An item that was removed for good is dirty too: the index may still hold it."""
@@ -180,6 +184,11 @@ class PackedOnlineStore:
     def _read(self, view: ViewSpec, ids: Sequence[EntityId], fields: Sequence[str]) -> tuple[Records, NDArray[np.int8]]:
         records = self._codecs.of(view).unpack(self._fetch(view, ids), fields)
         return records, self._status(view, records.heads)
+
+    def _heads(self, view: ViewSpec, heads: NDArray[Any]) -> Heads:
+        status = self._status(replace(view, ttl=None), heads)
+        version, event, encoded = (_times(heads, name) for name in ("source_version", "event_timestamp", "encoded_at"))
+        return Heads(status, version, event, encoded, np.ascontiguousarray(heads["order"]["content_hash"]))
 
     def _status(self, view: ViewSpec, heads: NDArray[Any]) -> NDArray[np.int8]:
         flags = heads["flags"]

@@ -1,0 +1,254 @@
+"""`VectorTables`: vectors from tables in shared memory, and from the store what is not in one (B ids, D dims)."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moontide.embeddings import Embeddings
+from moontide.errors import Transient
+from moontide.spaces import EmbeddingSpace
+from moontide.stores.kv import Clock, wall_clock
+from serving.reading import Keys, Vectors, numbered
+from serving.table_layout import TableFile, table_path
+
+_ATTEMPTS: Final = 1_000
+_BLOCK_ROWS: Final = 4_096
+_ABSENT: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """How a table is doing, for metrics and probes; times are microseconds UTC, 0 for never.
+
+    Attributes:
+        space: id of its space.
+        rows, capacity: items in it, tombstones included, and the most it takes.
+        loaded: whether everything the store holds has been looked at since its writer started.
+        refused: writes for which there was no room.
+        lag: records of the change stream still to be read at the last poll; -1: not known, or no stream.
+        event_time: newest event time that is in it.
+        applied_at: when a record was last written.
+        polled_at: when the writer last knew that it had everything up to `lag`.
+    """
+
+    space: str
+    rows: int
+    capacity: int
+    loaded: bool
+    refused: int
+    lag: int
+    event_time: int
+    applied_at: int
+    polled_at: int
+
+    def staleness(self, now: int) -> float:
+        """Seconds since the writer last looked; infinite where it never did."""
+        return max(now - self.polled_at, 0) / 1e6 if self.polled_at else float("inf")
+
+
+@dataclass(slots=True)
+class TableReads:
+    """Ids this process was asked for, by where they were read; `torn` ones were left half written by a writer that died."""
+
+    table: int = 0
+    store: int = 0
+    torn: int = 0
+
+
+def table_state(folder: Path, space: EmbeddingSpace) -> TableState | None:
+    """The state of a space's table, readable by any process; None where there is none.
+
+    Raises:
+        SpaceMismatch, Misconfigured: as `TableFile`.
+    """
+    try:
+        file = TableFile(table_path(folder, space), space)
+    except FileNotFoundError:
+        return None
+    return _state(space, file)
+
+
+class VectorTable:
+    """One mapped table, read only. Thread-safe."""
+
+    def __init__(self, file: TableFile, space: EmbeddingSpace) -> None:
+        self.file = file
+        self.space = space
+        self._rows: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._heads, self._codes = file.parts.heads, file.parts.codes
+        self._sequence = self._heads["sequence"]
+        self._published = file.parts.header["rows"]
+
+    def locate(self, ids: Sequence[str]) -> Keys:
+        """(B,) the row of each id, -1 where it has none."""
+        if len(self._rows) != self._published[0]:
+            self._catch_up()
+        return np.fromiter(map(self._rows.get, ids, repeat(_ABSENT)), np.int64, len(ids))
+
+    def copy(self, rows: Keys) -> tuple[Embeddings, NDArray[np.bool_]]:
+        """(B, D) vectors of rows 0 and up, and (B,) whether each is one whole version; those that are not are not present."""
+        scale, inv_norm, codes, whole = self._copy(rows)
+        for _ in range(_ATTEMPTS):
+            if whole.all():
+                break
+            os.sched_yield()
+            again = np.flatnonzero(~whole)
+            scale[again], inv_norm[again], codes[again], whole[again] = self._copy(rows[again])
+        inv_norm[~whole] = 0
+        return Embeddings(self.space, codes, scale, inv_norm, inv_norm > 0), whole
+
+    def blocks(self) -> Iterator[tuple[list[str], Embeddings]]:
+        """Everything in it, in row order, some thousand rows at a time; each row in one version.
+
+        Raises:
+            Transient: a row was left half written.
+        """
+        self.locate(())
+        ids = list(self._rows)
+        for start in range(0, len(ids), _BLOCK_ROWS):
+            part = ids[start : start + _BLOCK_ROWS]
+            found, whole = self.copy(np.arange(start, start + len(part)))
+            if not whole.all():
+                raise Transient(
+                    f"vector table {self.space.id}: expected whole rows, got one its writer left; wait for a new writer"
+                )
+            yield part, found
+
+    def state(self) -> TableState:
+        """How it is doing."""
+        return _state(self.space, self.file)
+
+    def _copy(self, rows: Keys) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int8], NDArray[np.bool_]]:
+        before = self._sequence[rows]
+        heads, codes = self._heads[rows], self._codes[rows]
+        after = self._sequence[rows]
+        whole = (before == after) & ((before & np.uint64(1)) == 0)
+        return heads["scale"].copy(), heads["inv_norm"].copy(), codes, whole
+
+    def _catch_up(self) -> None:
+        with self._lock:
+            first, last = len(self._rows), int(self._published[0])
+            keys = self.file.parts.keys[first:last].tolist()
+            self._rows.update((key.decode("ascii"), first + n) for n, key in enumerate(keys))
+
+
+class VectorTables:
+    """`Vectors` from the tables of a folder; what is in none of them comes from `fallback`, and is counted. Thread-safe.
+
+    A table that its writer replaced is found at the next read. While no process writes, reads go on with what is there, until
+    `max_age_seconds` have passed.
+
+    Args:
+        folder: of all tables.
+        fallback: for items that are in no table: a space without one, a full table, one that lags behind.
+        max_age_seconds: a table whose writer was last seen longer ago is not read; None: always read.
+        clock: microseconds UTC.
+
+    Attributes:
+        reads: what was read where, by space id.
+    """
+
+    def __init__(
+        self, folder: Path, fallback: Vectors, *, max_age_seconds: float | None = None, clock: Clock = wall_clock
+    ) -> None:
+        self._folder = folder
+        self._fallback = fallback
+        self._max_age = max_age_seconds
+        self._clock = clock
+        self._tables: dict[EmbeddingSpace, VectorTable] = {}
+        self.reads: dict[str, TableReads] = {}
+
+    def read(self, space: EmbeddingSpace, ids: Sequence[str]) -> Embeddings:
+        """See `Vectors.read`."""
+        return self.read_keyed(space, ids)[0].with_ids(ids)
+
+    def read_keyed(self, space: EmbeddingSpace, ids: Sequence[str]) -> tuple[Embeddings, Keys]:
+        """See `Vectors.read_keyed`."""
+        reads = self.reads.setdefault(space.id, TableReads())
+        table = None if space.prefix_of else self._table(space)
+        if table is None or not table.file.parts.header["rows"][0]:
+            reads.store += len(ids)
+            return self._fallback.read_keyed(space, ids)
+        keys = table.locate(ids)
+        found, whole = table.copy(np.maximum(keys, 0))
+        elsewhere = np.flatnonzero((keys < 0) | ~whole)
+        reads.table += len(ids) - len(elsewhere)
+        if len(elsewhere):
+            reads.store += len(elsewhere)
+            reads.torn += int(((keys >= 0) & ~whole).sum())
+            return self._filled(found, keys, elsewhere, [ids[n] for n in elsewhere.tolist()])
+        return found, keys
+
+    def scan_blocks(self, space: EmbeddingSpace) -> Iterator[tuple[list[str], Embeddings]] | None:
+        """Every vector of the space, in blocks; None where they are not all in a table.
+
+        Raises:
+            SpaceMismatch: the table is another encoder's.
+        """
+        table = None if space.prefix_of else self._table(space)
+        if table is None:
+            return None
+        state = table.state()
+        return table.blocks() if state.loaded and not state.refused else None
+
+    def states(self, spaces: Iterable[EmbeddingSpace]) -> list[TableState]:
+        """The state of each space's table, for spaces that have one."""
+        found = [(space, self._attached(space)) for space in spaces]
+        return [table.state() for _, table in found if table is not None]
+
+    def _filled(self, found: Embeddings, keys: Keys, rows: Keys, ids: Sequence[str]) -> tuple[Embeddings, Keys]:
+        """`found` with some rows from the fallback."""
+        rest = self._fallback.read(found.space, ids)
+        found.codes[rows], found.scale[rows] = rest.codes, rest.scale
+        found.inv_norm[rows], found.present[rows] = rest.inv_norm, rest.present
+        _, others = numbered(ids)
+        unknown = keys[rows] < 0
+        keys[rows[unknown]] = _ABSENT - 1 - others[unknown]
+        return found, keys
+
+    def _table(self, space: EmbeddingSpace) -> VectorTable | None:
+        """The space's table, where it may be read."""
+        table = self._attached(space)
+        if table is not None and self._max_age is not None and table.state().staleness(self._clock()) > self._max_age:
+            return None
+        return table
+
+    def _attached(self, space: EmbeddingSpace) -> VectorTable | None:
+        """The table at the space's path now."""
+        path, table = table_path(self._folder, space), self._tables.get(space)
+        try:
+            status = os.stat(path)
+            if table is None or table.file.inode != (status.st_dev, status.st_ino):
+                table = self._tables[space] = VectorTable(TableFile(path, space), space)
+        except FileNotFoundError:
+            self._tables.pop(space, None)
+            return None
+        return table
+
+
+def _state(space: EmbeddingSpace, file: TableFile) -> TableState:
+    header = file.parts.header[0]
+    return TableState(
+        space.id,
+        int(header["rows"]),
+        file.capacity,
+        bool(header["loaded"]),
+        int(header["refused"]),
+        int(header["lag"]),
+        int(header["event_time"]),
+        int(header["applied_at"]),
+        int(header["polled_at"]),
+    )
+
+
+__all__ = ["TableReads", "TableState", "VectorTable", "VectorTables", "table_state"]

@@ -1,0 +1,241 @@
+"""A vector table against a dictionary: whatever comes in whatever order, one version of each item, and the store for the rest."""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moontide import Embeddings, EmbeddingSpace, Misconfigured, SpaceMismatch
+from moontide.order import WriteOrder
+from moontide.records import embedding_rows
+from moontide.settings import Settings
+from moontide.stores import online_store
+from moontide.views import embedding_view
+from serving.reading import StoreVectors
+from serving.table import VectorTables, table_state
+from serving.table_layout import TableFile, table_path
+from serving.table_load import load
+from serving.table_writer import TableWriter
+
+pytestmark = pytest.mark.unit
+SPACE = EmbeddingSpace("moon", 1, 8, "sha256:" + "a" * 64)
+OTHER = EmbeddingSpace("moon", 1, 8, "sha256:" + "b" * 64)
+NOW = 1_700_000_000_000_000
+ITEMS = [f"i{n}" for n in range(12)]
+
+
+def clock():
+    return NOW
+
+
+def codes_of(version):
+    """Codes that follow from the version, so that a mixture of two shows."""
+    return np.full(8, version % 100 + 1, np.int8)
+
+
+def vectors_of(ids, versions):
+    """One row a version; 0 is a tombstone."""
+    codes = np.array([codes_of(v) if v else np.zeros(8) for v in versions], np.int8).reshape(len(ids), 8)
+    return Embeddings.from_codes(SPACE, codes, np.array(versions, np.float32) / 100, ids=list(ids))
+
+
+def orders_of(versions):
+    return [WriteOrder(v, NOW + v, NOW).pack() for v in versions]
+
+
+class Nothing:
+    """A fallback that is asked for what it must be asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def read(self, space, ids):
+        self.asked.append(list(ids))
+        return Embeddings.absent(space, len(ids), ids=ids)
+
+    def read_keyed(self, space, ids):
+        _, keys = np.unique(np.array(ids, object), return_inverse=True)
+        return self.read(space, ids), keys
+
+
+@pytest.fixture
+def writer(tmp_path):
+    made = TableWriter(tmp_path, SPACE, 100, clock)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def tables(tmp_path):
+    return VectorTables(tmp_path, Nothing(), clock=clock)
+
+
+WRITES = st.lists(st.lists(st.tuples(st.sampled_from(ITEMS), st.integers(1, 9), st.booleans()), max_size=8), max_size=8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(WRITES, st.lists(st.sampled_from([*ITEMS, "nobody"]), max_size=20), st.integers(1, 12))
+def test_it_equals_a_dictionary_under_any_writes(tmp_path_factory, batches, wanted, capacity):
+    folder = tmp_path_factory.mktemp("tables")
+    table, fallback = TableWriter(folder, SPACE, capacity, clock), Nothing()
+    tables, truth = VectorTables(folder, fallback, clock=clock), {}
+    for batch in batches:
+        ids = [item for item, _, _ in batch]
+        # Of two writes of one version the one with a vector is that version: equal orders are equal records.
+        values = [0 if version == 9 else version for _, version, _ in batch]
+        written = table.upsert(vectors_of(ids, values), orders_of([version for _, version, _ in batch]))
+        before = dict(truth)
+        for item, version, _ in batch:
+            if (item in truth or len(truth) < capacity) and version > truth.get(item, 0):
+                truth[item] = version
+        assert written == sum(truth[item] != before.get(item) for item in truth)
+        found, keys = tables.read_keyed(SPACE, wanted)
+        for row, item in enumerate(wanted):
+            version = truth.get(item, 9)
+            assert found.present[row] == (version != 9)
+            if version != 9:
+                assert (found.codes[row] == codes_of(version)).all() and found.scale[row] == np.float32(version) / np.float32(100)
+        same = np.array(wanted)[:, None] == np.array(wanted)[None, :] if wanted else np.zeros((0, 0), bool)
+        assert ((keys[:, None] == keys[None, :]) == same).all()
+    state = table_state(folder, SPACE)
+    assert state.rows == len(truth) and state.event_time == max((NOW + v for v in truth.values()), default=0)
+    table.close()
+
+
+def test_nothing_and_one(writer, tables):
+    assert writer.upsert(vectors_of([], []), []) == 0 and len(tables.read(SPACE, [])) == 0
+    assert writer.upsert(vectors_of(["a"], [3]), orders_of([3])) == 1
+    found = tables.read(SPACE, ["a"])
+    assert found.ids == ("a",) and (found.codes == codes_of(3)).all() and len(tables.read(SPACE, [])) == 0
+
+
+def test_a_full_table_gives_the_rest_from_the_store(tmp_path):
+    store = online_store(Settings(home=tmp_path, online="memory"), clock=clock)
+    versions = list(range(1, 13))
+    rows = embedding_rows(
+        vectors_of(ITEMS, versions), source_version=np.array(versions), event_timestamp=NOW, encoded_at=NOW, content_known_at=NOW
+    )
+    store.write_rows(embedding_view(SPACE), rows)
+    table = TableWriter(tmp_path / "tables", SPACE, 5, clock)
+    assert load(store, table, threading.Event())
+    table.polled()
+    tables = VectorTables(tmp_path / "tables", StoreVectors(store), clock=clock)
+    wanted = [*ITEMS, "nobody", *ITEMS[::-1], "nobody"]
+    found, keys = tables.read_keyed(SPACE, wanted)
+    expected = store.read_embeddings(SPACE, wanted)
+    assert (found.codes == expected.codes).all() and (found.scale == expected.scale).all()
+    assert (found.inv_norm == expected.inv_norm).all() and (found.present == expected.present).all()
+    assert len(set(keys.tolist())) == 13 and keys[0] == keys[-2]
+    assert tables.reads["moon_v1"].table == 10 and tables.reads["moon_v1"].store == 16
+    (state,) = tables.states([SPACE])
+    assert (state.rows, state.capacity, state.refused, state.loaded) == (5, 5, 7, True)
+    assert tables.scan_blocks(SPACE) is None
+    table.close()
+
+
+def test_blocks_are_everything_once_it_is_loaded(writer, tables):
+    assert tables.scan_blocks(SPACE) is None
+    writer.upsert(vectors_of(ITEMS, range(12)), orders_of(range(12)))
+    assert tables.scan_blocks(SPACE) is None
+    writer.polled()
+    (block,) = tables.scan_blocks(SPACE)
+    assert block[0] == ITEMS and block[1].present.tolist() == [False] + [True] * 11
+
+
+def test_items_removed_for_good_are_gone_after_the_next_load(tmp_path, writer, tables):
+    store = online_store(Settings(home=tmp_path, online="memory"), clock=clock)
+    rows = embedding_rows(
+        vectors_of(["a", "b"], [5, 6]), source_version=5, event_timestamp=NOW, encoded_at=NOW, content_known_at=NOW
+    )
+    store.write_rows(embedding_view(SPACE), rows)
+    load(store, writer, threading.Event())
+    assert tables.read(SPACE, ["a", "b"]).present.all()
+    store.delete(embedding_view(SPACE), ["a"])
+    load(store, writer, threading.Event())
+    assert tables.read(SPACE, ["a", "b"]).present.tolist() == [False, True]
+    store.write_rows(embedding_view(SPACE), rows.slice(0, 1))
+    load(store, writer, threading.Event())
+    assert tables.read(SPACE, ["a", "b"]).present.all()
+
+
+def test_a_table_that_was_replaced_is_found(tmp_path, tables):
+    first = TableWriter(tmp_path, SPACE, 4, clock)
+    first.upsert(vectors_of(["a"], [1]), orders_of([1]))
+    assert tables.read(SPACE, ["a"]).present.all()
+    first.close()
+    second = TableWriter(tmp_path, SPACE, 8, clock)
+    assert second.rows == 0
+    second.upsert(vectors_of(["b", "a"], [7, 2]), orders_of([7, 2]))
+    assert tables.read(SPACE, ["a", "b"]).codes[:, 0].tolist() == [3, 8]
+    second.close()
+    table_path(tmp_path, SPACE).unlink()
+    assert not tables.read(SPACE, ["a"]).present.any() and tables.states([SPACE]) == []
+
+
+def test_vectors_of_another_encoder_are_refused(tmp_path, writer, tables):
+    alien = Embeddings.absent(OTHER, 1, ids=["a"])
+    with pytest.raises(SpaceMismatch):
+        writer.upsert(alien, orders_of([1]))
+    with pytest.raises(SpaceMismatch, match="another encoder"):
+        tables.read(OTHER, ["a"])
+    with pytest.raises(SpaceMismatch):
+        table_state(tmp_path, OTHER)
+
+
+def test_there_is_one_writer(tmp_path, writer):
+    with pytest.raises(Misconfigured, match="only writer"):
+        TableWriter(tmp_path, SPACE, 100, clock)
+
+
+def test_a_writer_goes_on_with_the_file_and_mends_half_written_rows(tmp_path, tables):
+    store = online_store(Settings(home=tmp_path, online="memory"), clock=clock)
+    rows = embedding_rows(
+        vectors_of(ITEMS, range(1, 13)), source_version=5, event_timestamp=NOW, encoded_at=NOW, content_known_at=NOW
+    )
+    store.write_rows(embedding_view(SPACE), rows)
+    first = TableWriter(tmp_path, SPACE, 100, clock)
+    load(store, first, threading.Event())
+    first.upsert(vectors_of(["extra"], [3]), orders_of([3]))
+    first.close()
+    file = TableFile(table_path(tmp_path, SPACE), SPACE, write=True)
+    file.parts.heads["sequence"][[2, 12]] += np.uint64(1)
+    file.parts.codes[[2, 12]] = 99
+    found = tables.read(SPACE, ["i1", "i2", "extra"])
+    assert found.present.tolist() == [True, False, False] and tables.reads["moon_v1"].torn == 2
+    second = TableWriter(tmp_path, SPACE, 100, clock)
+    assert second.rows == 13 and second.damaged == ["i2", "extra"] and not table_state(tmp_path, SPACE).loaded
+    load(store, second, threading.Event())
+    second.polled(lag=4)
+    assert (tables.read(SPACE, ITEMS).codes == store.read_embeddings(SPACE, ITEMS).codes).all()
+    assert not tables.read(SPACE, ["extra"]).present.any() and tables.reads["moon_v1"].torn == 2
+    assert table_state(tmp_path, SPACE).lag == 4
+    second.close()
+
+
+def test_a_table_nobody_keeps_fresh_is_read_until_its_age_is_too_high(tmp_path, writer):
+    writer.upsert(vectors_of(["a"], [1]), orders_of([1]))
+    writer.polled()
+    now = [NOW]
+    ever, limited = (VectorTables(tmp_path, Nothing(), max_age_seconds=age, clock=lambda: now[0]) for age in (None, 5))
+    assert ever.read(SPACE, ["a"]).present.all() and limited.read(SPACE, ["a"]).present.all()
+    now[0] += 5_000_001
+    assert ever.read(SPACE, ["a"]).present.all() and not limited.read(SPACE, ["a"]).present.any()
+    assert ever.states([SPACE])[0].staleness(now[0]) == pytest.approx(5, abs=0.01)
+
+
+def test_a_prefix_comes_from_the_fallback(writer, tables):
+    assert len(tables.read(SPACE.prefix(4), ["a", "b"])) == 2
+    assert tables.reads["moon_v1_d4"].store == 2
+
+
+@pytest.mark.parametrize("text", [b"", b"something else entirely", b"MtTable\0" + b"\xff" * 200])
+def test_another_file_is_refused_by_readers_and_replaced_by_the_writer(tmp_path, tables, text):
+    table_path(tmp_path, SPACE).write_bytes(text)
+    with pytest.raises(Misconfigured):
+        tables.read(SPACE, ["a"])
+    made = TableWriter(tmp_path, SPACE, 4, clock)
+    made.upsert(vectors_of(["a"], [1]), orders_of([1]))
+    assert tables.read(SPACE, ["a"]).present.all()
+    made.close()
