@@ -149,8 +149,8 @@ def configure(
 ) -> logging.Handler:
     """Send all logs of this process to `stream` as JSON lines; neither `secrets` nor those of `settings` ever appear.
 
-    Called again, the earlier handler is replaced. Libraries log from WARNING on. Returns the handler. `milvus` imports its client,
-    which is slow, for a process that will use it.
+    Called again, the earlier handler is replaced. Libraries log from WARNING on. Returns the handler. `milvus`: import its
+    client first, which is slow, because this process will use it.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines(Redactor([*secrets, *(secrets_of(settings) if settings else ())])))

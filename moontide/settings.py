@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         serving_drain_seconds: time that running requests have to end after SIGTERM.
         serving_max_candidates: most candidates of one request.
         serving_max_body_bytes: largest body of one request.
-        serving_max_connections: connections of one worker; more are turned away.
+        serving_max_connections: connections of one worker; more are turned away. Times the largest body, what callers can make it hold.
         serving_tokens: bearer tokens, separated by commas or white space; any of them will do.
         serving_token_file: a file of them, one a line; read again when it changes.
         serving_plaintext: listen off loopback without TLS, because something in front of the server does it.
@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     serving_drain_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
     serving_max_candidates: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
     serving_max_body_bytes: Annotated[int, Field(ge=1_024, le=1 << 30)] = 1 << 20
-    serving_max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    serving_max_connections: Annotated[int, Field(ge=1, le=100_000)] = 512
     serving_tokens: SecretStr = SecretStr("")
     serving_token_file: Path | None = None
     serving_plaintext: bool = False

@@ -1,51 +1,104 @@
-"""``python -m serving``: features over HTTP."""
+"""``python -m serving``: features over HTTP and Arrow Flight."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from moontide.errors import Misconfigured, MoontideError
-from moontide.settings import load_settings
-from serving.http.worker import serve
+from moontide.logs import configure
+from moontide.settings import Settings, load_settings
+from serving.exposure import require_safe
+from serving.supervisor import Role, Supervisor
+
+_EPILOG = (
+    "exit codes: 0 stopped by SIGTERM or SIGINT; 1 failed; 2 wrong use. "
+    "Everything else comes from the environment (MOONTIDE_SERVING_*; see docs/reference/settings.md)."
+)
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+#: Connections that wait while all workers are busy or being replaced.
+_BACKLOG: Final = 1_024
+#: Both names are read: prometheus_client's own, and the one that Feast sets where it is missing.
+_METRICS_FOLDER: Final = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
+_log = logging.getLogger("serving")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server; returns the exit code. Expected failures are one line, never a traceback."""
     args = _parser().parse_args(argv)
-    given = {"serving_host": args.host, "serving_port": args.port, "serving_workers": args.workers}
+    given = {
+        "serving_host": args.host,
+        "serving_port": args.port,
+        "serving_workers": args.workers,
+        "serving_flight_port": args.flight_port,
+    }
     try:
         settings = load_settings(**{name: value for name, value in given.items() if value is not None})
-        listening = _listen(settings.serving_host, settings.serving_port)
-        sys.stderr.write(f"listening on http://{settings.serving_host}:{listening.getsockname()[1]}\n")
-        serve(settings, args.repo, listening, None)
+        configure(sys.stderr, settings=settings, level=args.log_level, milvus=False)
+        require_safe(settings)
+        # The kernel owns the threads: products of microseconds are not worth more of them.
+        os.putenv("OPENBLAS_NUM_THREADS", "1")
+        with tempfile.TemporaryDirectory(prefix="moontide-serving-", dir=_memory()) as folder:
+            return _supervise(settings, args.repo.absolute(), Path(folder), args.log_level)
     except MoontideError as error:
         sys.stderr.write(f"serving: {' '.join(str(error).split())}\n")
         return 1
-    return 0
+
+
+def _supervise(settings: Settings, repo: Path, metrics: Path, level: str) -> int:
+    with _listen(settings.serving_host, settings.serving_port) as listening:
+        port, scheme = listening.getsockname()[1], "http" if settings.serving_tls_cert is None else "https"
+        for name in _METRICS_FOLDER:
+            os.putenv(name, str(metrics))
+        _log.info("listening on %s://%s:%d with %d workers", scheme, settings.serving_host, port, settings.serving_workers)
+        site = {"settings": settings, "repo": repo}
+        work = {**site, "listening": listening, "metrics": metrics}
+        roles = [Role(f"worker {at}", "serving.http.worker:serve", work, level) for at in range(settings.serving_workers)]
+        if settings.serving_flight_port is not None:
+            roles.append(Role("flight", "serving.flight_worker:serve_flight", site, level))
+        return Supervisor(roles, settings.serving_drain_seconds, gone=lambda pid: _forget(pid, metrics)).run()
+
+
+def _forget(pid: int, metrics: Path) -> None:
+    """What a process that ended said of itself, such as what it had open; what it counted stays."""
+    for file in metrics.glob(f"gauge_live*_{pid}.db"):
+        file.unlink(missing_ok=True)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m serving", description="Features over HTTP.")
+    parser = argparse.ArgumentParser(prog="python -m serving", description="Features over HTTP and Arrow Flight.", epilog=_EPILOG)
     parser.add_argument(
         "--repo", type=Path, default=Path("feature_repo"), help="Feast feature repository (default: feature_repo)"
     )
     parser.add_argument("--host", help="where to listen [env: MOONTIDE_SERVING_HOST]")
     parser.add_argument("--port", type=int, help="its port; 0 takes a free one [env: MOONTIDE_SERVING_PORT]")
     parser.add_argument("--workers", type=int, help="processes that answer [env: MOONTIDE_SERVING_WORKERS]")
+    parser.add_argument("--flight-port", type=int, help="also Arrow Flight, there [env: MOONTIDE_SERVING_FLIGHT_PORT]")
+    parser.add_argument("--log-level", default="INFO", choices=_LEVELS)
     return parser
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
         raise Misconfigured(
-            f"expected a free port to listen on, got {host}:{port}: {error}; set MOONTIDE_SERVING_PORT"
+            f"expected a free port to listen on, got {host}:{port}: {error}; set MOONTIDE_SERVING_PORT (0 takes a free one) "
+            "or MOONTIDE_SERVING_HOST"
         ) from error
+
+
+def _memory() -> str | None:
+    """A folder in memory, where there is one: what is counted at each request should not wait for a disk."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a private folder is made in it
 
 
 if __name__ == "__main__":

@@ -38,13 +38,13 @@ class Edge:
         tokens: who may ask.
         metrics: takes the time and status of every request.
         draw: a fresh request id, for a caller that gave none.
-        is_open: whether a path is answered without a token.
+        open_pages: paths that are answered without a token.
     """
 
     def __init__(
-        self, app: ASGIApp, tokens: Tokens, metrics: Metrics, draw: Callable[[], str], is_open: Callable[[str], bool]
+        self, app: ASGIApp, tokens: Tokens, metrics: Metrics, draw: Callable[[], str], open_pages: frozenset[str] = OPEN
     ) -> None:
-        self._app, self._tokens, self._metrics, self._draw, self._is_open = app, tokens, metrics, draw, is_open
+        self._app, self._tokens, self._metrics, self._draw, self._open = app, tokens, metrics, draw, open_pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -68,7 +68,7 @@ class Edge:
             await send(message)
 
         try:
-            if self._tokens.needed() and not self._is_open(scope["path"]) and not self._tokens(headers.get(b"authorization")):
+            if self._tokens.needed() and scope["path"] not in self._open and not self._tokens(headers.get(b"authorization")):
                 problem = Problem("no-token", "Authorization: expected Bearer and a valid token", headers=_BEARER)
                 await problem.response()(scope, receive, sending)
             else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -18,14 +18,16 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from serving.features import Features
+
 #: Seconds of one request: fine around the target of 2 ms.
 SECONDS: Final = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 CANDIDATES: Final = (0, 1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 ROUTES: Final = (
     "/v1/features", "/v1/prefetch", "/v1/similar", "/v1/sequence", "/healthz", "/readyz", "/metrics", "/openapi.json", "/console",
 )  # fmt: skip
-PREFETCHES: Final = ("hit", "stale", "late", "miss", "off")
 OTHER: Final = "other"
+_LOOK_SECONDS: Final = 1.0
 
 # One "created" series beside each counter doubles a page for nobody.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -51,38 +53,64 @@ class Metrics:
         )
         self._served = self._counter("moontide_serving_candidates", "Candidates served", "service", "space")
         self._absent = self._counter("moontide_serving_candidates_absent", "Of those, without a vector", "service", "space")
-        self._compared = self._counter("moontide_serving_behaviours", "Behaviours of served candidates", "service", "space")
-        self._missing = self._counter("moontide_serving_behaviours_missing", "Of those, not compared", "service", "space")
+        self._behaviours = self._counter(
+            "moontide_serving_behaviours", "Behaviours, once for each candidate compared with them", "service", "space"
+        )
+        self._missing = self._counter("moontide_serving_behaviours_missing", "Of those, in no tier", "service", "space")
         self._prefetch = self._counter("moontide_serving_prefetch", "Requests by what prefetch did for them", "outcome")
+        self._prefetch_failed = self._counter("moontide_serving_prefetch_failed", "User sides that could not be read ahead")
+
+        self._lost = self._gauge("moontide_serving_log_lost", "Requests that could not be written to the request log")
+        self._kernel = self._gauge("moontide_serving_kernel_info", "Workers by the kernel that counts their tiers", "kernel")
+        self._watched: dict[str, tuple[Gauge, Callable[[], float]]] = {}
+        self._look = 0.0
+
+    def kernel(self, name: str) -> None:
+        """Which kernel this worker counts tiers with."""
+        self._kernel.labels(name).set(1)
+
+    def watch_lost(self, read: Callable[[], float]) -> None:
+        """Where to read how many requests the log lost."""
+        self._watched["lost"] = (self._lost, read)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """One request ended; `status` 499: its caller went away first."""
         route = path if path in ROUTES else OTHER
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+        self._read_watched()
 
-    def served(self, table: pa.Table) -> None:
-        """One table of `RankingClient.features` went out."""
-        said: Mapping[bytes, bytes] = table.schema.metadata or {}
-        service, space = said.get(b"service", b"").decode(), said.get(b"space", b"").decode()
-        self._candidates.labels(service).observe(len(table))
-        present = table.column("embedding_present").to_numpy()
-        counts = sum(int(chunk.flatten().to_numpy().sum()) for chunk in table.column("counts").chunks)
-        missing = int(table.column("missing").to_numpy().sum())
-        self._served.labels(service, space).inc(len(table))
-        self._absent.labels(service, space).inc(len(table) - int(present.sum()))
-        self._compared.labels(service, space).inc(counts + missing)
+    def served(self, found: Features) -> None:
+        """One answer of `RankingClient.read` goes out."""
+        service, space = found.metadata["service"], found.metadata["space"]
+        count, missing = len(found), int(found.missing.sum())
+        self._candidates.labels(service).observe(count)
+        self._served.labels(service, space).inc(count)
+        self._absent.labels(service, space).inc(count - int(found.present.sum()))
+        self._behaviours.labels(service, space).inc(int(found.counts.sum()) + missing)
         self._missing.labels(service, space).inc(missing)
-        outcome = said.get(b"prefetch", b"off").decode()
-        self._prefetch.labels(outcome if outcome in PREFETCHES else OTHER).inc()
+        self._prefetch.labels(found.metadata["prefetch"]).inc()
+
+    def prefetch_failed(self) -> None:
+        """A user side could not be read ahead."""
+        self._prefetch_failed.inc()
 
     def render(self) -> tuple[bytes, str]:
         """The page of ``/metrics`` and its media type."""
+        self._read_watched(always=True)
         registry = self.registry
         if self._folder is not None:
             registry = CollectorRegistry()
             MultiProcessCollector(registry, str(self._folder))  # type: ignore[no-untyped-call]
         return generate_latest(registry), CONTENT_TYPE_LATEST
+
+    def _read_watched(self, *, always: bool = False) -> None:
+        """Another worker may be the one that is asked, so what changes unseen is written down every second."""
+        now = time.monotonic()
+        if always or now - self._look >= _LOOK_SECONDS:
+            self._look = now
+            for gauge, read in self._watched.values():
+                gauge.set(read())
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

@@ -15,7 +15,7 @@ from serving.http.problems import Problem
 DEFAULT_SERVICE: Final = "ctr_v1"
 #: Most neighbours, and most behaviours, of one answer.
 MOST_ROWS: Final = 10_000
-_LONGEST_NAME: Final = 128
+LONGEST_NAME: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,33 @@ class FeaturesQuery:
     item_ids: list[str]
     service: str
     request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PrefetchQuery:
+    """Body of ``/v1/prefetch``."""
+
+    user_id: str
+    request_id: str
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarQuery:
+    """Body of ``/v1/similar``."""
+
+    item_id: str
+    k: int
+    space: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceQuery:
+    """Body of ``/v1/sequence``."""
+
+    user_id: str
+    service: str
+    length: int | None
 
 
 def features_query(body: bytes, media: str, *, most: int) -> FeaturesQuery:
@@ -46,6 +73,43 @@ def features_query(body: bytes, media: str, *, most: int) -> FeaturesQuery:
         found = _object(body, ("user_id", "item_ids", "service", "request_id"))
         ids = _ids(found.get("item_ids"), most)
     return FeaturesQuery(_text(found, "user_id"), ids, _text(found, "service", DEFAULT_SERVICE), _request_id(found))
+
+
+def prefetch_query(body: bytes) -> PrefetchQuery:
+    """The arguments of `RankingClient.prefetch`, checked.
+
+    Raises:
+        Problem: it is not that.
+        Poison: an id that cannot be one.
+    """
+    found = _object(body, ("user_id", "request_id", "service"))
+    user_id, request_id = _text(found, "user_id"), _request_id(found)
+    if request_id is None:
+        raise Problem("poison", "request_id: expected the one that the features will be asked for with, got none")
+    names.require_ids([user_id], what=names.USER_ID)
+    return PrefetchQuery(user_id, request_id, _text(found, "service", DEFAULT_SERVICE))
+
+
+def similar_query(body: bytes) -> SimilarQuery:
+    """The item asked about and how many are wanted.
+
+    Raises:
+        Problem: it is not that.
+    """
+    found = _object(body, ("item_id", "k", "space"))
+    k = _whole(found, "k", 10)
+    space = None if found.get("space") is None else _text(found, "space")
+    return SimilarQuery(_text(found, "item_id"), 10 if k is None else k, space)
+
+
+def sequence_query(body: bytes) -> SequenceQuery:
+    """The arguments of `RankingClient.sequence`; the user id is checked there.
+
+    Raises:
+        Problem: it is not that.
+    """
+    found = _object(body, ("user_id", "service", "length"))
+    return SequenceQuery(_text(found, "user_id"), _text(found, "service", DEFAULT_SERVICE), _whole(found, "length", None))
 
 
 def _object(body: bytes, allowed: tuple[str, ...]) -> dict[str, Any]:
@@ -71,8 +135,8 @@ def _ids(value: object, most: int) -> list[str]:
 
 def _text(found: dict[str, Any], name: str, default: str | None = None) -> str:
     value = found.get(name, default)
-    if not isinstance(value, str) or len(value) > _LONGEST_NAME:
-        raise Problem("poison", f"{name}: expected a string of at most {_LONGEST_NAME} characters, got {_kind(value)}")
+    if not isinstance(value, str) or len(value) > LONGEST_NAME:
+        raise Problem("poison", f"{name}: expected a string of at most {LONGEST_NAME} characters, got {_kind(value)}")
     return value
 
 

@@ -3,55 +3,96 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import socket
+import sys
+import time
 from pathlib import Path
 from random import SystemRandom
+from typing import Final
 
 import uvicorn
 
+from moontide.errors import MoontideError
+from moontide.native import CHOSEN
 from moontide.settings import Settings
 from moontide.stores.kv import wall_clock
 from serving.client import RankingClient
-from serving.http.app import Parts, create_app
+from serving.exposure import tokens_of
+from serving.http.app import Parts, Site
 from serving.http.metrics import Metrics
-from serving.http.tokens import Tokens
+from serving.http.protocol import guarded
+from serving.prefetch import PrefetchCache
 from serving.repository import open_repo
 from serving.request_log import RequestLog
+from serving.similar import SharedIndex, SimilarItems
+
+#: The event loop and the thread that reads take turns; Python's 5 ms until one must give way are longer than a request.
+_SWITCH_SECONDS: Final = 0.0005
+_log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, repo: Path, listening: socket.socket, folder: Path | None) -> None:
-    """Answer on `listening` until SIGTERM or SIGINT, then end what runs and close the stores.
+def serve(settings: Settings, repo: Path, listening: socket.socket, metrics: Path | None) -> None:
+    """Answer on `listening` until SIGTERM or SIGINT, then end what runs, write what waits for the log, and close the stores.
+
+    Args:
+        settings: of the site.
+        repo: Feast feature repository.
+        listening: a bound socket, which workers share.
+        metrics: see `Metrics`.
 
     Raises:
-        Misconfigured: as `RankingClient.from_repo`.
+        Misconfigured: as `RankingClient.from_repo`, or no readable token file.
+        Transient: the store does not answer.
     """
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: None)  # uvicorn raises them again at its end, when the stores are still to be closed
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises them once more at its end, when the stores are still to be closed.
+        signal.signal(number, lambda *_: None)
     with contextlib.ExitStack() as stack:
-        log = None
-        if settings.serving_log_folder is not None:
-            log = RequestLog(settings.serving_log_folder, rate=settings.serving_log_rate, random=SystemRandom(), clock=wall_clock)
-            stack.callback(log.close)
-        store, live = open_repo(repo)
-        client = stack.enter_context(RankingClient(store, live, log=log))
-        tokens = Tokens(settings.serving_tokens.get_secret_value(), settings.serving_token_file)
-        app = create_app(Parts(client, live, settings, tokens, Metrics(folder)))
-        stack.callback(app.state.gate.close)
-        uvicorn.Server(_config(app, settings)).run([listening])
+        parts = _open(settings, repo, Metrics(metrics), stack)
+        site = Site(parts)
+        stack.callback(site.close)
+        _warm_up(parts.client)
+        uvicorn.Server(_config(site, settings)).run([listening])
 
 
-def _config(app: object, settings: Settings) -> uvicorn.Config:
+def _open(settings: Settings, repo: Path, metrics: Metrics, stack: contextlib.ExitStack) -> Parts:
+    """Everything that a worker holds open, closed by `stack` in reverse order."""
+    log = None
+    if settings.serving_log_folder is not None:
+        log = RequestLog(settings.serving_log_folder, rate=settings.serving_log_rate, random=SystemRandom(), clock=wall_clock)
+        stack.callback(log.close)
+        metrics.watch_lost(lambda: log.lost)
+    store, live = open_repo(repo)
+    client = stack.enter_context(RankingClient(store, live, log=log, prefetched=PrefetchCache(time.monotonic)))
+    similar = SimilarItems(store, index=SharedIndex(settings))
+    stack.callback(similar.close)
+    metrics.kernel(CHOSEN.name)
+    return Parts(client, live, settings, tokens_of(settings), metrics, similar)
+
+
+def _warm_up(client: RankingClient) -> None:
+    try:
+        client.warm_up()
+    except MoontideError as error:
+        _log.warning("the first requests will be slower: %s", error)
+
+
+def _config(site: Site, settings: Settings) -> uvicorn.Config:
+    protocol = guarded(header_seconds=settings.serving_body_seconds, most_connections=settings.serving_max_connections)
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        site.app,
         loop="uvloop",
-        http="httptools",
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=round(settings.serving_drain_seconds),
-        limit_concurrency=settings.serving_max_connections,
+        timeout_graceful_shutdown=max(1, round(settings.serving_drain_seconds)),
+        ssl_certfile=settings.serving_tls_cert,
+        ssl_keyfile=settings.serving_tls_key and str(settings.serving_tls_key),
     )
