@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import parity_audit
-from moontide import Embeddings, schemas, views
+from moontide import Embeddings, views
 from moontide.live import load_spaces
 from moontide.records import embedding_rows
 from moontide.request_log import REQUEST_LOG
@@ -19,31 +19,11 @@ from moontide.stores import online_store
 from moontide.stores.offline import OfflineTables
 from serving import RankingClient
 from serving.request_log import RequestLog
+from tests.served_rows import NOW, TOML, history_row, item_rows
 
 pytestmark = pytest.mark.parity
-NOW = 1_700_000_000_000_000
 SECOND = 1_000_000
 ITEMS = [f"i{n}" for n in range(12)]
-TOML = """
-[[space]]
-name = "moon"
-version = 1
-dim = 8
-[[simtier]]
-space = "moon_v1"
-tiers = 10
-length = 3
-[[service]]
-name = "ctr_v1"
-space = "moon_v1"
-simtier = "moon_v1_n10_l3_drop"
-item_fields = ["price", "category"]
-[[service]]
-name = "bare"
-space = "moon_v1"
-simtier = "moon_v1_n10_l3_drop"
-item_fields = []
-"""
 
 
 class Site:
@@ -75,26 +55,17 @@ class Site:
         self.write(views.embedding_view(self.space), rows, offline=offline)
 
     def catalog(self, ids, version, price, *, deleted=False):
-        at = pa.array([self.now] * len(ids), schemas.TIMESTAMP)
+        count = len(ids)
         columns = {
-            "item_id": pa.array(ids), "source_version": pa.array([version] * len(ids)), "event_timestamp": at, "created": at,
-            "deleted": pa.array([deleted] * len(ids)), "price": pa.array([price] * len(ids), pa.float32()),
-            "category": pa.array(["hats"] * len(ids)), "has_image": pa.array([True] * len(ids)),
-            "has_text": pa.array([None] * len(ids), pa.bool_()),
+            "source_version": [version] * count, "deleted": [deleted] * count, "price": [price] * count,
+            "category": ["hats"] * count, "has_text": [None] * count,
         }  # fmt: skip
-        self.write(
-            views.item_features(), pa.table([columns[f.name] for f in schemas.ITEM_FEATURES], schema=schemas.ITEM_FEATURES)
-        )
+        self.write(views.item_features(), item_rows(ids, now=self.now, **columns))
 
     def behave(self, user, *items, offline=True):
         view = views.user_sequence()
         times = [self.now + n for n in range(len(items))]
-        columns = {
-            "user_id": [user], "event_timestamp": [times[-1]], "created": [self.now], "item_ids": [list(items)],
-            "actions": [["click"] * len(items)], "times": [times], "sequence_version": [0],
-        }  # fmt: skip
-        rows = pa.table([pa.array(columns[f.name], f.type) for f in schemas.USER_SEQUENCE], schema=schemas.USER_SEQUENCE)
-        self.store.write_rows(view, rows)
+        self.store.write_rows(view, history_row(user, items, times, action="click", now=self.now, event=times[-1]))
         if offline:
             self.offline.append(view, self.store.read_records(view, [user]), writer="test")
 

@@ -10,28 +10,9 @@ from moontide.records import embedding_rows
 from moontide.settings import Settings
 from moontide.stores import online_store
 from serving import RankingClient
+from tests.served_rows import NOW, TOML, fill, rows_of
 
 pytestmark = pytest.mark.unit
-NOW = 1_700_000_000_000_000
-TOML = """
-[[space]]
-name = "moon"
-version = 1
-dim = 8
-[[simtier]]
-space = "moon_v1"
-tiers = 10
-length = 3
-[[service]]
-name = "ctr_v1"
-space = "moon_v1"
-simtier = "moon_v1_n10_l3_drop"
-item_fields = ["price", "category"]
-"""
-
-
-def rows_of(schema, **columns):
-    return pa.table([columns[f.name] for f in schema], schema=schema)
 
 
 @pytest.fixture
@@ -43,26 +24,7 @@ def live(tmp_path):
 @pytest.fixture
 def client(tmp_path, live):
     store = online_store(Settings(home=tmp_path, online="memory", project=tmp_path.name.replace("-", "_").lower()))
-    space = live.space("moon_v1")
-    vectors = Embeddings.from_float(space, np.eye(8, dtype=np.float32)[:4] + 0.1, ids=list("abcd"))
-    times = {"event_timestamp": NOW, "encoded_at": NOW, "content_known_at": NOW}
-    store.write_rows(views.embedding_view(space), embedding_rows(vectors, source_version=1, **times))
-    stamp = pa.array([NOW] * 2, schemas.TIMESTAMP)
-    store.write_rows(
-        views.item_features(),
-        rows_of(
-            schemas.ITEM_FEATURES, item_id=["a", "b"], source_version=[1, 1], event_timestamp=stamp, created=stamp,
-            deleted=[False, False], price=[1.5, None], category=["hats", None], has_image=[True, True], has_text=[True, True],
-        ),
-    )  # fmt: skip
-    one = pa.array([NOW], schemas.TIMESTAMP)
-    store.write_rows(
-        views.user_sequence(),
-        rows_of(
-            schemas.USER_SEQUENCE, user_id=["u"], event_timestamp=one, created=one, item_ids=[["d", "a", "b", "gone"]],
-            actions=[["buy"] * 4], times=[[1, 2, 3, 4]], sequence_version=[0],
-        ),
-    )  # fmt: skip
+    fill(store, live)
     with RankingClient(store, live) as opened:
         opened.store = store
         yield opened
