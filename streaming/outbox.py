@@ -11,7 +11,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from moontide.errors import Misconfigured, Transient
-from streaming.client_errors import translated_error
+from moontide.kafka.errors import translated_error
 
 #: Longest wait for acknowledgements before the caller is told, in seconds.
 WAIT_SECONDS: Final = 30.0

@@ -10,8 +10,8 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import CommitFailedError, IllegalGenerationError, KafkaError, RebalanceInProgressError, UnknownMemberIdError
 
 from moontide.errors import Misconfigured
+from moontide.kafka.errors import translated_error
 from moontide.stores.kv import Clock
-from streaming.client_errors import translated_error
 from streaming.crew import Crew
 from streaming.message import Message
 from streaming.progress import Offsets, Partition

@@ -14,9 +14,9 @@ from kafka.errors import TopicAlreadyExistsError
 
 from moontide import names
 from moontide.errors import MoontideError
+from moontide.kafka.errors import translated
 from moontide.settings import Settings, load_settings
 from streaming import clients
-from streaming.client_errors import translated
 
 PARTITIONS: Final = 8
 REPLICATION: Final = 1

@@ -35,8 +35,8 @@ def replay(
     Raises:
         Transient, Misconfigured: the brokers.
     """
+    from moontide.kafka.errors import translated
     from streaming import clients
-    from streaming.client_errors import translated
     from streaming.outbox import Outbox, close_producer
 
     named = group or (f"{GROUP}-{reason}" if reason else GROUP)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
 
 from moontide.errors import Misconfigured, Transient
+from moontide.kafka.errors import translated
 from moontide.settings import load_settings
 from streaming import clients
-from streaming.client_errors import translated
 
 pytestmark = pytest.mark.unit
 CANARY = "c4n4ry-of-a-password"

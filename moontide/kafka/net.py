@@ -10,7 +10,7 @@ from kafka.net.compat import KafkaNetClient
 REFUSED: Final = (SaslAuthenticationFailedError, UnsupportedSaslMechanismError, IllegalSaslStateError, AuthorizationError)
 
 
-class NoticingClient(KafkaNetClient):
+class NoticingClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
     """Ends the first connecting at the first refusal, with the broker's error.
 
     kafka-python 3.0.12 means to do that too, but a failed handshake does not reach the place where it remembers refusals: it

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from kafka import errors
 
 from moontide.errors import Misconfigured, MoontideError, Transient
-from streaming.client_net import REFUSED
+from moontide.kafka.net import REFUSED
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Connecting to Kafka: what the consumer, the jobs and the vector tables of serving have in common."""
