@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -60,10 +60,10 @@ class Artifact:
     files: Mapping[str, bytes]
 
 
-def digest_of(files: Mapping[str, bytes]) -> str:
-    """``sha256:<hex>`` over name, length and bytes of each of `Layout.digested` that is there, in that order."""
+def digest_of(files: Mapping[str, bytes], order: Sequence[str] = LAYOUT.digested) -> str:
+    """``sha256:<hex>`` over name, length and bytes of each of `order` that is there, in that order."""
     total = hashlib.sha256()
-    for name in (name for name in LAYOUT.digested if name in files):
+    for name in (name for name in order if name in files):
         total.update(f"{name}\0{len(files[name])}\0".encode())
         total.update(files[name])
     return f"sha256:{total.hexdigest()}"
@@ -156,6 +156,10 @@ def require_replaceable(path: str | os.PathLike[str]) -> None:
 def _manifest(body: dict[str, Any], folder: Path) -> tuple[Manifest, list[str]]:
     """The manifest, and the names of the files that belong to the artifact, in the digest's order."""
     version = body.get("format_version")
+    if "kind" in body:
+        raise Misconfigured(
+            f"encoder {folder}: expected an encoder of images and texts, got kind {body['kind']!r}; name the artifact of one"
+        )
     if version not in FORMATS_READ:
         raise Misconfigured(
             f"encoder {folder}: expected format_version {FORMATS_READ}, got {version!r}; use the moontide version that wrote it"

@@ -44,14 +44,14 @@ def compare_variants(
     """
     if not items:
         raise Misconfigured("compare_variants: expected at least one item, got none; pass held-out items")
-    plain = Encoder.load(path, threads=threads)
+    plain = Encoder.load_moon(path, threads=threads)
     prepared = plain.prepare(items)
     floats, codes, expected = plain.floats(prepared), plain.run(prepared).codes, recall(plain)
     found: dict[Precision, Agreement] = {}
     for name in [name for name in VARIANTS if name != "fp32"]:
         try:
             require_precision(plain.artifact, name)
-            other = Encoder.load(path, threads=threads, precision=name)
+            other = Encoder.load_moon(path, threads=threads, precision=name)
         except Misconfigured as error:
             say(f"{name}: {error}")
             continue

@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, say: Say) -> int:
-    encoder = Encoder.load(arguments.artifact, threads=arguments.threads)
+    encoder = Encoder.load_moon(arguments.artifact, threads=arguments.threads)
     vectors = Vectors(encoder)
     own = own_methods(vectors, arguments.dims)
     methods = [*own, *baselines(arguments.baselines, threads=arguments.threads, say=say)]

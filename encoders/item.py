@@ -37,7 +37,7 @@ class Unencodable(Poison):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item's content; any field but the id may be None, but not all of them.
+    """One item's content; any field but the id may be None, but there must be a text or an image.
 
     Args:
         item_id: travels with the vector; not part of the content.
@@ -45,6 +45,7 @@ class Item:
         description: plain text; only its first words are read (`preprocessing.json` says how many).
         attributes: plain text, e.g. ``"colour red; material wool"``.
         image: the file's bytes, a path below the loader's root, or a URI of an allowed scheme.
+        price, category: read by item towers alone; `hash_content` leaves them out.
     """
 
     item_id: str
@@ -52,6 +53,8 @@ class Item:
     description: str | None = None
     attributes: str | None = None
     image: bytes | str | None = None
+    price: float | None = None
+    category: str | None = None
 
     @property
     def has_text(self) -> bool:

@@ -13,7 +13,7 @@ from moontide.errors import Misconfigured
 STANDARD_DOMAINS: Final = frozenset({b"", b"ai.onnx"})
 CONTROL_FLOW: Final = frozenset({b"Loop", b"If", b"Scan", b"SequenceMap"})
 # Field numbers of onnx.proto3.
-_MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTIONS, _OPSET_DOMAIN = 7, 8, 25, 1
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTIONS, _OPSET_DOMAIN, _OPSET_VERSION = 7, 8, 25, 1, 2
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
@@ -31,6 +31,13 @@ def check_model(data: bytes, *, name: str) -> None:
         _check_model(memoryview(data), name)
     except (IndexError, ValueError) as error:
         raise Misconfigured(f"{name}: expected an ONNX model, got {len(data)} bytes that are not one") from error
+
+
+def opset_of(data: bytes) -> int:
+    """The opset of the standard operators in a model that `check_model` let pass; 0 where it names none."""
+    opsets = [_message(value) for field, value in fields_of(memoryview(data)) if field == _MODEL_OPSET]
+    versions = [value for part in opsets for field, value in fields_of(part) if field == _OPSET_VERSION]
+    return max((value for value in versions if isinstance(value, int)), default=0)
 
 
 def _check_model(data: memoryview, name: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.artifact import LAYOUT, Artifact
+from encoders.base import Progress
 from encoders.images import ImageLoader, decode_sizes
 from encoders.item import Item, Reason, Reject, Unencodable, hash_content
 from encoders.terms import TermTable
@@ -20,12 +21,6 @@ from encoders.tokenizer import Tokenizer, TokenizerConfig, Tokens
 
 #: Content hash and pictures of an item, the whole and its core where the model wants it, or why it cannot be encoded.
 Loaded = tuple[str, tuple[NDArray[np.uint8], ...]] | Unencodable
-#: Called with an item's row, and False before or True after it is read and decoded; from any thread.
-Progress = Callable[[int, bool], None]
-
-
-def no_progress(row: int, done: bool) -> None:
-    """The `Progress` of whoever does not ask."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

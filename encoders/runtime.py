@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.artifact import LAYOUT, Artifact, load_artifact
+from encoders.base import ItemEncoder, Progress, no_progress
 from encoders.images import ImageLoader
-from encoders.item import Item, Reject, Unencodable, hash_content
-from encoders.prepare import Prepared, Preparer, Progress, no_progress
+from encoders.item import Item, hash_content
+from encoders.prepare import Prepared, Preparer
 from encoders.tokenizer import Tokens
 from encoders.variants import Choice, Wanted, open_models
-from moontide.embeddings import Embeddings
 from moontide.errors import Misconfigured
 from moontide.spaces import EmbeddingSpace
 
@@ -31,8 +32,8 @@ WEIGHTS = "weights"
 TEXT_BATCH = 32
 
 
-class Encoder:
-    """A trained encoder. Thread-safe; build one per process, after a fork, never before."""
+class Encoder(ItemEncoder[Prepared]):
+    """A trained MOON encoder: images and text to vectors."""
 
     def __init__(
         self,
@@ -64,8 +65,8 @@ class Encoder:
         threads: int | None = None,
         images: ImageLoader | None = None,
         precision: Wanted = "fp32",
-    ) -> Encoder:
-        """Load an artifact directory.
+    ) -> ItemEncoder[Any]:
+        """The encoder of an artifact directory: an `Encoder`, or an `encoders.item_tower.ItemTower` where it holds one.
 
         Args:
             path: the directory.
@@ -77,6 +78,20 @@ class Encoder:
         Raises:
             Misconfigured: the artifact is incomplete, changed, or refused; the precision cannot run here.
         """
+        from encoders.kinds import load_any, open_any
+
+        return open_any(load_any(path), threads=threads, images=images, precision=precision)
+
+    @classmethod
+    def load_moon(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        images: ImageLoader | None = None,
+        precision: Wanted = "fp32",
+    ) -> Encoder:
+        """As `load`, for programs that look at images and texts: an item tower is refused."""
         return cls(load_artifact(path), threads=threads, images=images, precision=precision)
 
     @property
@@ -88,31 +103,6 @@ class Encoder:
     def space(self) -> EmbeddingSpace:
         """Space of every vector this encoder makes."""
         return self.artifact.manifest.space
-
-    def encode(self, items: Sequence[Item]) -> Embeddings:
-        """(B, D) vectors of B >= 0 items, with their ids, in order.
-
-        A row depends on its own item only, up to float noise: the same item in another batch can differ by one
-        unit in a code of a few rows in a thousand.
-
-        Raises:
-            Unencodable: the first item that cannot be encoded; a `Poison` with its `reason`.
-            Transient: an object store failed.
-        """
-        prepared = self.prepare(items)
-        if prepared.rejects:
-            first = prepared.rejects[0]
-            raise Unencodable(first.reason, f"item {first.item_id[:80]!r}: {first.detail}; reject it and go on")
-        return self.run(prepared)
-
-    def encode_or_reject(self, items: Sequence[Item]) -> tuple[Embeddings, list[Reject]]:
-        """Vectors of the items that can be encoded, in order, and the others as values.
-
-        Raises:
-            Transient: an object store failed; nothing is known about the items then.
-        """
-        prepared = self.prepare(items)
-        return self.run(prepared), list(prepared.rejects)
 
     def content_hash(self, item: Item) -> str:
         """32 hex digits that change when the item's content does; reads the image, and does not decode it.
@@ -135,15 +125,8 @@ class Encoder:
         """
         return self._preparer(items, progress)
 
-    def run(self, prepared: Prepared) -> Embeddings:
-        """The model alone, and one quantisation of what it gives."""
-        return Embeddings.from_float(self.space, self.floats(prepared), ids=prepared.ids)
-
     def floats(self, prepared: Prepared) -> NDArray[np.float32]:
-        """(B, D) before quantisation: each tower on the rows that have its modality, then the fusion.
-
-        For measuring what quantisation costs; whatever is stored or compared comes from `run`.
-        """
+        """As `ItemEncoder.floats`: each tower on the rows that have its modality, then the fusion."""
         count, dim = len(prepared), self.space.dim
         if not count:
             return np.zeros((0, dim), np.float32)

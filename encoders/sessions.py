@@ -13,6 +13,9 @@ _STATE: Final = ort.capi.onnxruntime_pybind11_state
 _REFUSED: Final = (_STATE.Fail, _STATE.InvalidGraph, _STATE.InvalidArgument, _STATE.InvalidProtobuf, _STATE.NotImplemented,
                    _STATE.NoSuchFile, _STATE.RuntimeException)  # fmt: skip
 
+#: What `InferenceSession.run` raises where the model cannot compute on its inputs.
+RUN_ERRORS: Final = (_STATE.RuntimeException, _STATE.InvalidArgument, _STATE.Fail, _STATE.NotImplemented)
+
 
 def open_session(model: bytes, *, threads: int, name: str, options: Mapping[str, str] | None = None) -> ort.InferenceSession:
     """A session of `threads` threads that sleep when there is nothing to do.

@@ -12,10 +12,10 @@ from typing import Final
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.storagelevel import StorageLevel
 
-from encoders.artifact import Artifact, load_artifact
+from encoders.artifact import Artifact
 from encoders.images import image_root
 from encoders.item import TITLE_MAX_CHARS
-from encoders.variants import require_precision
+from encoders.kinds import AnyArtifact, load_any, require_runnable
 from jobs._catalog import Rules, open_catalog
 from jobs._cli import Exit, complain, say
 from jobs._encode import REPORT, EncodeJob, EncodePartitions
@@ -115,7 +115,7 @@ class Backfill:
             self._index()
         return Exit.REJECTED if rejected else Exit.DONE
 
-    def _artifact(self) -> Artifact | None:
+    def _artifact(self) -> AnyArtifact | None:
         """The space's encoder, its digest checked; None for the stub."""
         stub = self._choices.stub_dim
         if stub is not None:
@@ -127,9 +127,9 @@ class Backfill:
             return None
         if self._live.artifact is None:
             raise Misconfigured(f"space {self._space.id}: expected an artifact in spaces.toml, got none; name its folder there")
-        artifact = load_artifact(self._live.artifact)
+        artifact = load_any(self._live.artifact)
         require_same_space(self._space, artifact.manifest.space, where=f"encoder {self._live.artifact}")
-        require_precision(artifact, self._settings.encoder_precision)
+        require_runnable(artifact, self._settings.encoder_precision)
         return artifact
 
     def _check_image_root(self) -> None:
@@ -159,9 +159,9 @@ class Backfill:
             with closing(vector_index(self._settings)) as index:
                 index.ensure(self._space)
 
-    def _encode(self, spark: SparkSession, catalog: InputTable, artifact: Artifact | None) -> tuple[Counter[str], int]:
+    def _encode(self, spark: SparkSession, catalog: InputTable, artifact: AnyArtifact | None) -> tuple[Counter[str], int]:
         choices, context = self._choices, spark.sparkContext
-        title_limit = TITLE_MAX_CHARS if artifact is None else artifact.preprocessing.title_max_chars
+        title_limit = artifact.preprocessing.title_max_chars if isinstance(artifact, Artifact) else TITLE_MAX_CHARS
         partitions = choices.partitions or default_partitions(catalog.rows, context.defaultParallelism)
         spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
         rules = Rules(self._now_us, title_limit, choices.snapshot_us)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pyspark import Broadcast, TaskContext
 from pyspark.accumulators import Accumulator
 
-from encoders import Encoder, ImageLoader, Item, Unencodable
-from encoders.artifact import Artifact
+from encoders import ImageLoader, Item, Unencodable
+from encoders.kinds import AnyArtifact, open_any
 from encoders.stub import StubEncoder
 from encoders.variants import Wanted
 from jobs._rows import feature_table, head_vectors, items_of
@@ -72,7 +72,7 @@ class EncodeJob:
 
     Args:
         space: the space being filled.
-        artifact: broadcast `Artifact`; None for the stub.
+        artifact: broadcast, of any kind; None for the stub.
         offline_root: where the tables are, for every machine.
         image_root: folder of image paths, for every machine; None refuses paths.
         image_schemes: object stores that image URIs may name.
@@ -84,7 +84,7 @@ class EncodeJob:
     """
 
     space: EmbeddingSpace
-    artifact: Broadcast[Artifact] | None
+    artifact: Broadcast[AnyArtifact] | None
     offline_root: str
     image_root: str | None
     image_schemes: tuple[str, ...]
@@ -104,7 +104,7 @@ class EncodeJob:
             else:
                 images = ImageLoader(self.image_root, self.image_schemes)
                 # One thread: Spark already runs one worker per core.
-                _loaded[key] = Encoder(self.artifact.value, threads=1, images=images, precision=self.precision)
+                _loaded[key] = open_any(self.artifact.value, threads=1, images=images, precision=self.precision)
         return _loaded[key]
 
 
@@ -194,9 +194,15 @@ def handle(job: EncodeJob, batch: pa.RecordBatch, sink: Sink, counts: Counter[st
 
 
 def _known_at(part: pa.RecordBatch, hashes: Sequence[str], new_us: int | NDArray[np.int64]) -> NDArray[np.int64]:
-    """(B,) microseconds: when this content first reached us; other content under the same version is new."""
-    same = pc.fill_null(pc.equal(part["known_hash"], pa.array(hashes, pa.string())), False)
-    return integers(pc.if_else(same, part["known_us"], new_us if isinstance(new_us, int) else pa.array(new_us)))
+    """(B,) microseconds: when this content first reached us; other content under the same version is new.
+
+    ``known_hash`` and ``known_us`` of `part` hold, per row, contents that its version was known with, and since when.
+    """
+    rows = pc.list_parent_indices(part["known_hash"])
+    same = flags(pc.equal(pc.list_flatten(part["known_hash"]), pa.array(hashes, pa.string()).take(rows)))
+    first = np.full(len(part), np.iinfo(np.int64).max)
+    np.minimum.at(first, rows.to_numpy()[same], integers(pc.list_flatten(part["known_us"]))[same])
+    return np.where(first < np.iinfo(np.int64).max, first, new_us)
 
 
 def _check(

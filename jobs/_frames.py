@@ -106,8 +106,8 @@ def catalog_frame(spark: SparkSession, table: InputTable, rules: Rules, *, batch
 
 
 def with_heads(spark: SparkSession, rows: DataFrame, tables: OfflineTables, root: str, space: EmbeddingSpace) -> DataFrame:
-    """`rows` with the head of each item's embedding, of its features, and the content its version was first known
-    with, in any space, and when.
+    """`rows` with the head of each item's embedding, of its features, and every content its version was known with, in any
+    space, and since when: spaces read different parts of an item, and so hash it differently.
     """
     for view, renamed in ((embedding_view(space), _HEAD_NAMES), (item_features(), _FEATURE_NAMES)):
         found = _of_view(spark, tables, root, view, [names.ITEM_ID, *renamed])
@@ -115,16 +115,17 @@ def with_heads(spark: SparkSession, rows: DataFrame, tables: OfflineTables, root
     every = tables.folder(embedding_view(space)).rsplit("/", 1)[0]
     known = _offline(spark, tables, root, every, _KNOWN, schemas.ITEM_EMBEDDING)
     if known is None:
-        return rows.withColumns({"known_us": F.lit(None).cast("long"), "known_hash": F.lit(None).cast("string")})
-    earliest = F.min(F.struct("content_known_at", "content_hash")).alias("first")
-    first = known.groupBy(F.col("item_id").alias("key"), "source_version").agg(earliest)
-    first = first.select(
+        nothing = {"known_us": F.lit(None).cast("array<long>"), "known_hash": F.lit(None).cast("array<string>")}
+        return rows.withColumns(nothing)
+    entry = F.struct("content_hash", "content_known_at")
+    entries = known.groupBy(F.col("item_id").alias("key"), "source_version").agg(F.collect_set(entry).alias("entries"))
+    entries = entries.select(
         "key",
         "source_version",
-        F.col("first.content_known_at").alias("known_us"),
-        F.col("first.content_hash").alias("known_hash"),
+        F.col("entries.content_known_at").alias("known_us"),
+        F.col("entries.content_hash").alias("known_hash"),
     )
-    return rows.join(first, ["key", "source_version"], "left")
+    return rows.join(entries, ["key", "source_version"], "left")
 
 
 def by_date(rows: DataFrame, partitions: int, days: int, *, key: str = "key") -> DataFrame:

@@ -21,10 +21,11 @@ _VALUES = ("price", "category", "has_image", "has_text")
 
 def items_of(batch: pa.RecordBatch) -> list[Item]:
     """The content of each row; bytes win over a path."""
-    columns = [batch[c].to_pylist() for c in ("item_id", "title", "description", "attributes", "image", "image_bytes")]
+    named = ("item_id", "title", "description", "attributes", "image", "image_bytes", "price", "category")
+    columns = [batch[c].to_pylist() for c in named]
     return [
-        Item(item_id, title, description, attributes, image_bytes or image or None)
-        for item_id, title, description, attributes, image, image_bytes in zip(*columns, strict=True)
+        Item(item_id, title, description, attributes, image_bytes or image or None, price, category)
+        for item_id, title, description, attributes, image, image_bytes, price, category in zip(*columns, strict=True)
     ]
 
 

@@ -13,6 +13,8 @@ from typing import Final
 import numpy as np
 
 from encoders import Item, Reason
+from encoders.content import WHOLE_CONTENT, ContentReader
+from encoders.kinds import reader_of
 from moontide.embeddings import Embeddings
 from moontide.errors import Misconfigured, Transient
 from moontide.live import LiveSpace
@@ -43,7 +45,8 @@ def encoder_process(live: LiveSpace, settings: Settings) -> StreamEncoder:
         raise Misconfigured(
             f"space {live.space.id}: expected an artifact in spaces.toml, got none; name its folder there, or remove the space"
         )
-    return _start(live, settings, [*_MODULE, "--artifact", str(live.artifact), "--precision", settings.encoder_precision])
+    command = [*_MODULE, "--artifact", str(live.artifact), "--precision", settings.encoder_precision]
+    return _start(live, settings, command, reader_of(live.artifact))
 
 
 def stub_process(live: LiveSpace, settings: Settings) -> StreamEncoder:
@@ -57,9 +60,9 @@ def stub_flags(space: EmbeddingSpace) -> list[str]:
     return ["--stub", json.dumps(known)]
 
 
-def _start(live: LiveSpace, settings: Settings, command: Sequence[str]) -> StreamEncoder:
+def _start(live: LiveSpace, settings: Settings, command: Sequence[str], reads: ContentReader = WHOLE_CONTENT) -> StreamEncoder:
     limits = ["--bytes", str(settings.stream_encode_bytes), "--threads", str(settings.stream_encode_threads)]
-    return EncoderProcess(live.space, [*command, *limits], seconds=settings.stream_encode_seconds)
+    return EncoderProcess(live.space, [*command, *limits], seconds=settings.stream_encode_seconds, reads=reads)
 
 
 class EncoderProcess:
@@ -68,6 +71,7 @@ class EncoderProcess:
     Args:
         space: what the child must encode into.
         command: program and flags of `streaming.encoder_child`, or of a program like it.
+        reads: what of an item the child's vectors depend on.
         seconds: time of a call; of a single item that is tried again, an eighth of it, but 2 s where the call has them.
 
     Raises:
@@ -75,10 +79,13 @@ class EncoderProcess:
         Transient: the child does not start, or cannot encode a known good item.
     """
 
-    def __init__(self, space: EmbeddingSpace, command: Sequence[str], *, seconds: float) -> None:
+    def __init__(
+        self, space: EmbeddingSpace, command: Sequence[str], *, seconds: float, reads: ContentReader = WHOLE_CONTENT
+    ) -> None:
         self._space = space
         self._command = tuple(command)
         self._seconds = seconds
+        self.reads = reads
         self._closed = False
         self._starting = threading.Lock()
         self._calling = threading.Lock()
@@ -145,7 +152,7 @@ class EncoderProcess:
     ) -> Encoded:
         ids = [items[row].item_id for row in encoded]
         vectors = Embeddings.from_codes(self._space, codes[encoded], scale[encoded], ids=ids)
-        bad = refused_vectors([items[row] for row in encoded], vectors)
+        bad = refused_vectors([items[row] for row in encoded], vectors, self.reads)
         if bad:
             refused |= {encoded[at]: why for at, why in bad.items()}
             keep = np.array([at for at in range(len(encoded)) if at not in bad], np.int64)
@@ -162,7 +169,7 @@ class EncoderProcess:
             link = self._ready()
             fresh = link.calls == 0
             try:
-                answers.append((part, link.ask([items[row] for row in part], seconds=seconds)))
+                answers.append((part, link.ask([self.reads.lean(items[row]) for row in part], seconds=seconds)))
             except Failed as failed:
                 if len(part) > 1:
                     todo.extendleft(reversed(split(part, failed.suspects)))

@@ -89,7 +89,7 @@ def pack_items(items: Sequence[Item], sequence: int) -> list[bytes]:
     texts: list[bytes | None] = [
         None if text is None else text.encode("utf-8", "surrogatepass")
         for item in items
-        for text in (item.title, item.description, item.attributes)
+        for text in (item.title, item.description, item.attributes, item.category)
     ]
     images: list[bytes | None] = []
     for item in items:
@@ -97,7 +97,9 @@ def pack_items(items: Sequence[Item], sequence: int) -> list[bytes]:
             raise ValueError("pack_items: expected images as bytes, got a path; read it first")
         images.append(item.image)
     lengths = [_ABSENT if part is None else len(part) for part in (*texts, *images)]
-    head = _COUNT.pack(len(items)) + struct.pack(f"<{len(lengths)}q", *lengths)
+    # A price is a number: NaN, which no event may hold, says that there is none.
+    prices = np.array([np.nan if item.price is None else item.price for item in items], "<f8").tobytes()
+    head = _COUNT.pack(len(items)) + struct.pack(f"<{len(lengths)}q", *lengths) + prices
     small = head + b"".join(filter(None, texts))
     pictures = [image for image in images if image]
     return [HEADER.pack(MAGIC, Kind.ITEMS, sequence, len(small) + sum(map(len, pictures))) + small, *pictures]
@@ -106,13 +108,20 @@ def pack_items(items: Sequence[Item], sequence: int) -> list[bytes]:
 def unpack_items(body: bytes) -> list[Item]:
     """The items of a frame, their ids being their rows."""
     (count,) = _COUNT.unpack_from(body)
-    lengths = struct.unpack_from(f"<{4 * count}q", body, _COUNT.size)
+    lengths = struct.unpack_from(f"<{5 * count}q", body, _COUNT.size)
     at, parts = _COUNT.size + 8 * len(lengths), []
+    prices = [None if np.isnan(price) else price for price in np.frombuffer(body, "<f8", count, at).tolist()]
+    at += 8 * count
     for length in lengths:
         parts.append(None if length == _ABSENT else body[at : at + length])
         at += max(length, 0)
-    texts = [None if part is None else part.decode("utf-8", "surrogatepass") for part in parts[: 3 * count]]
-    return [Item(str(row), *texts[3 * row : 3 * row + 3], image=parts[3 * count + row]) for row in range(count)]  # type: ignore[misc]
+    texts = [None if part is None else part.decode("utf-8", "surrogatepass") for part in parts[: 4 * count]]
+    images = parts[4 * count :]
+    made = []
+    for row in range(count):
+        title, description, attributes, category = texts[4 * row : 4 * row + 4]
+        made.append(Item(str(row), title, description, attributes, images[row], prices[row], category))
+    return made
 
 
 def pack_answer(answer: Answer) -> bytes:

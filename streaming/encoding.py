@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from encoders import Item
+from encoders.content import ContentReader
 from moontide.embeddings import Embeddings
 from moontide.spaces import EmbeddingSpace
 
@@ -45,10 +46,12 @@ class StreamEncoder(Protocol):
     """Encoder of one space, safe from its inputs. Used by one thread.
 
     Attributes:
+        reads: what of an item its vectors depend on.
         restarts: how often its child was started again.
         on_call: called before each try of a batch or of a part of it; each try is bounded in time.
     """
 
+    reads: ContentReader
     restarts: int
     on_call: Callable[[], None]
 

@@ -8,7 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from encoders import Item, hash_content
+from encoders import Item
+from encoders.content import WHOLE_CONTENT, ContentReader
 from moontide.embeddings import Embeddings
 from streaming.encoding import Fault, Refused
 
@@ -16,10 +17,11 @@ from streaming.encoding import Fault, Refused
 COLLAPSE: Final = 8
 
 
-def refused_vectors(items: Sequence[Item], vectors: Embeddings) -> dict[int, Refused]:
+def refused_vectors(items: Sequence[Item], vectors: Embeddings, reads: ContentReader = WHOLE_CONTENT) -> dict[int, Refused]:
     """Rows, among the B items and their B vectors, that are zero, or that say the same of `COLLAPSE` or more different contents.
 
-    A vector that is not finite cannot get here: it has no codes.
+    A vector that is not finite cannot get here: it has no codes. Contents differ where the model is given different inputs, so
+    what `reads` leaves out does not count.
     """
     refused = {
         int(row): Refused(Fault.VECTOR_ZERO, "expected a direction, the model gave a vector of zeros")
@@ -32,12 +34,8 @@ def refused_vectors(items: Sequence[Item], vectors: Embeddings) -> dict[int, Ref
         if len(rows) < COLLAPSE or rows[0] in refused:
             continue
         # Hashing images costs, so it waits for the suspicion.
-        contents = len({_content(items[row]) for row in rows})
+        contents = len({reads.model_key(items[row]) for row in rows})
         if contents >= COLLAPSE:
             detail = f"expected different vectors, the model gave one to {contents} different items of one batch"
             refused |= dict.fromkeys(rows, Refused(Fault.VECTOR_COLLAPSED, detail))
     return refused
-
-
-def _content(item: Item) -> str:
-    return hash_content(item, item.image.encode() if isinstance(item.image, str) else item.image)

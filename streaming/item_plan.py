@@ -29,16 +29,20 @@ NO_VALUES: Final[Values] = (None, None, None, None)
 class Events:
     """E events in the order they came, as columns, and what is known of their content so far.
 
+    Args:
+        events: E of them.
+        spaces: S live spaces.
+
     Attributes:
         ids: I distinct items.
         item: (E,) int64, row in `ids`.
         version, event_us: (E,) int64; the version is 0 where there is none.
         deleted, unversioned: (E,) bool.
-        hashes: (E,) content hash; all zero for a delete, and until `know`.
+        hashes: (S, E) content hash, of what each space reads; all zero for a delete, and until `know`.
         values: E feature values.
     """
 
-    def __init__(self, events: Sequence[ItemEvent]) -> None:
+    def __init__(self, events: Sequence[ItemEvent], spaces: int) -> None:
         count = len(events)
         numbers: dict[str, int] = {}
         self.item = np.fromiter((numbers.setdefault(e.item_id, len(numbers)) for e in events), np.int64, count)
@@ -47,12 +51,12 @@ class Events:
         self.unversioned = np.fromiter((e.source_version is None for e in events), np.bool_, count)
         self.event_us = np.fromiter((e.event_us for e in events), np.int64, count)
         self.deleted = np.fromiter((e.deleted for e in events), np.bool_, count)
-        self.hashes = np.full(count, NO_CONTENT_HASH, HASH_DTYPE)
+        self.hashes = np.full((spaces, count), NO_CONTENT_HASH, HASH_DTYPE)
         self.values: list[Values] = [NO_VALUES] * count
 
-    def know(self, row: int, content_hash: str, values: Values) -> None:
-        """Note the content of one event."""
-        self.hashes[row] = content_hash
+    def know(self, row: int, hashes: Sequence[str], values: Values) -> None:
+        """Note the content of one event: S hashes, and the feature values."""
+        self.hashes[:, row] = hashes
         self.values[row] = values
 
 
@@ -134,10 +138,9 @@ def plan(events: Events, rows: NDArray[np.int64], heads: Heads) -> Wave:
 
 def settle(wave: Wave, events: Events, heads: Heads) -> None:
     """Finish the plan of a wave whose contents are known, in place."""
-    hashes = events.hashes[wave.rows]
     for n, head in enumerate(heads.spaces):
         places = np.flatnonzero(wave.steps[n] == Step.CHECK)
-        same = head.hashes[wave.items[places]] == hashes[places]
+        same = head.hashes[wave.items[places]] == events.hashes[n, wave.rows[places]]
         for place, equal in zip(places.tolist(), same.tolist(), strict=True):
             wave.steps[n, place] = checked(wave.at[n], place, same_content=equal)
     wave.steps[:, (wave.steps == Step.STALE).any(axis=0)] = Step.STALE
@@ -145,9 +148,9 @@ def settle(wave: Wave, events: Events, heads: Heads) -> None:
 
 
 def known_at(wave: Wave, places: NDArray[np.int64], events: Events, heads: Heads, now_us: int) -> NDArray[np.int64]:
-    """(B,) microseconds: when the content of B events of a wave first reached us under their version, in any space."""
-    items, version, hashes = wave.items[places], wave.version[places], events.hashes[wave.rows[places]]
-    first = np.full(len(places), np.iinfo(np.int64).max)
+    """(S, B) microseconds: when what each space reads of B events first reached us under their version, in any space."""
+    items, version, hashes = wave.items[places], wave.version[places], events.hashes[:, wave.rows[places]]
+    first = np.full(hashes.shape, np.iinfo(np.int64).max)
     for head in heads.spaces:
         same = head.known[items] & (head.version[items] == version) & (head.hashes[items] == hashes)
         first = np.where(same, np.minimum(first, head.known_us[items]), first)

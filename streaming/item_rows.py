@@ -66,7 +66,7 @@ def write(
         return
     since = known_at(wave, places, events, heads, times[0])
     for n, head in enumerate(heads.spaces):
-        _write_space(out, wave, n, places, events, head, fresh[n], since, times[1])
+        _write_space(out, wave, n, places, events, head, fresh[n], since[n], times[1])
     _write_features(out, wave, places, events, heads.features, times[1])
 
 
@@ -97,7 +97,7 @@ def _write_space(
     # The same version and time with other content must still rise, also where another machine's clock was ahead.
     at_least = np.where(at.equal[places], head.encoded_us[items] + 1, 0)
     encoded = np.where(steps == Step.REUSE, head.encoded_us[items], np.maximum(now_us, at_least))
-    hashes = events.hashes[wave.rows[places]]
+    hashes = events.hashes[n, wave.rows[places]]
     out.add(
         view,
         embedding_rows(

@@ -20,7 +20,7 @@ from moontide.stores.base import OnlineStore
 from moontide.stores.kv import Clock
 from moontide.views import embedding_view, item_features
 from streaming.encoding import Encoded, Refused, StreamEncoder
-from streaming.item_content import Loaded, load
+from streaming.item_content import Loaded, content_hashes, load
 from streaming.item_heads import FeatureHeads, Heads, SpaceHeads
 from streaming.item_plan import Events, Wave, plan, settle
 from streaming.item_rows import Fresh, Written, write
@@ -104,7 +104,7 @@ class _Batch:
     def run(self, messages: Sequence[Message]) -> Iterator[Effects]:
         settled = self._parse(messages)
         self._trace(Point.PARSED)
-        self._events = Events(self._parsed)
+        self._events = Events(self._parsed, len(self._owner.encoders))
         self._heads = self._read()
         for row, item in enumerate(self._events.item.tolist()):
             self._queues.setdefault(item, deque()).append(row)
@@ -213,7 +213,8 @@ class _Batch:
         """Know the content of an event; returns how many bytes are held for it."""
         if row not in self._loaded:
             self._loaded[row] = loaded = load(self._parsed[row], self._owner.loader)
-            self._events.know(row, loaded.content_hash, loaded.values)
+            hashes = content_hashes(loaded.item, [encoder.reads for encoder in self._owner.encoders])
+            self._events.know(row, hashes, loaded.values)
         image = self._loaded[row].item.image
         return 0 if image is None else len(image)
 

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 
 from encoders import ImageLoader, Unencodable
+from encoders.content import WHOLE_CONTENT
 from encoders.stub import StubEncoder
 from moontide import names
 from moontide.errors import Transient
@@ -27,6 +28,8 @@ REFUSED = "refuse"
 
 class FakeEncoder:
     """`StreamEncoder` over the stub; refuses titles that start with `refuse`, in its own space alone where `only` names it."""
+
+    reads = WHOLE_CONTENT
 
     def __init__(self, space, refuse=REFUSED):
         self.space = space

@@ -73,7 +73,7 @@ def require_columns(names: Sequence[str]) -> None:
 def _baseline(name: str, threads: int | None) -> Method:
     label, divided, folder = name.partition("=")
     if divided:
-        return ByCodes(label, Vectors(Encoder.load(Path(folder), threads=threads)))
+        return ByCodes(label, Vectors(Encoder.load_moon(Path(folder), threads=threads)))
     if name not in BASELINES:
         raise Misconfigured(f"--baselines: expected none, all, {', '.join(BASELINES)} or NAME=ARTIFACT, got {name!r}")
     return BASELINES[name][0]()

@@ -66,7 +66,7 @@ class Publisher:
             out, files, tokenizer=recipe.tokenizer.config, preprocessing=recipe.preprocessing,
             manifest=Manifest(self.space, OPSET, **manifest),
         )  # fmt: skip
-        return Encoder.load(out, threads=self.threads)
+        return Encoder.load_moon(out, threads=self.threads)
 
     def compare(self, out: Path, held_out: Sequence[DataSet], say: Say) -> None:
         """Write into the manifest how near each precision that runs here is to fp32, on items of the validation split."""

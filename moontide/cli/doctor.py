@@ -160,9 +160,9 @@ def _artifact(live: LiveSpaces, space_id: str) -> Finding:
     described = f"dim {entry.space.dim}, {entry.space.encoder_digest[:19] or 'no digest'}"
     if entry.artifact is None:
         return Finding(Level.NOTE, space_id, f"{described}; no artifact: nothing here can encode into it")
-    from encoders.artifact import load_artifact
+    from encoders.kinds import load_any
 
-    made = load_artifact(entry.artifact).manifest.space
+    made = load_any(entry.artifact).manifest.space
     if made != entry.space:
         return Finding(
             Level.BAD,

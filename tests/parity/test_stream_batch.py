@@ -52,10 +52,7 @@ def joined(world, rows):
         text = {"title": None, "price": None, "category": None, "image": None} if deleted else content(version, price)
         head, features = world.record(item) or {}, world.features(item) or {}
         log = [r for view, t in world.offline if view == VIEW for r in t.to_pylist()]
-        first = min(
-            ((r["content_known_at"], r["content_hash"]) for r in log if (r["item_id"], r["source_version"]) == (item, version)),
-            default=(None, None),
-        )
+        known = [r for r in log if (r["item_id"], r["source_version"]) == (item, version)]
         out.append(
             {
                 **{"item_id": item, "title": text["title"], "description": None, "attributes": None, "image": None},
@@ -66,7 +63,8 @@ def joined(world, rows):
                 **{f"head_{name}": head.get(name) for name in ("deleted", "codes", "scale")},
                 **{"feature_version": features.get("source_version"), "feature_us": micros(features.get("event_timestamp"))},
                 **{f"feature_{name}": features.get(name) for name in ("deleted", "price", "category", "has_image", "has_text")},
-                **{"known_us": micros(first[0]), "known_hash": first[1]},
+                "known_us": [micros(r["content_known_at"]) for r in known] or None,
+                "known_hash": [r["content_hash"] for r in known] or None,
             }
         )
     return pa.RecordBatch.from_pylist(out, schema=SCHEMA)
@@ -86,7 +84,6 @@ _KINDS = {
         "category",
         "head_hash",
         "feature_category",
-        "known_hash",
     ],
     pa.binary(): ["image_bytes", "head_codes"],
     pa.float32(): ["head_scale", "feature_price"],
@@ -94,8 +91,10 @@ _KINDS = {
     pa.bool_(): ["deleted", "head_deleted", "feature_deleted", "feature_has_image", "feature_has_text"],
     pa.int64(): [
         *("source_version", "event_us", "source", "row", "head_version", "head_us", "head_encoded_us"),
-        *("feature_version", "feature_us", "known_us"),
+        *("feature_version", "feature_us"),
     ],
+    pa.list_(pa.string()): ["known_hash"],
+    pa.list_(pa.int64()): ["known_us"],
 }
 SCHEMA = pa.schema([(name, kind) for kind, names in _KINDS.items() for name in names])
 

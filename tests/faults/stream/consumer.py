@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from kafka.errors import KafkaError  # noqa: E402
 
+from encoders.content import WHOLE_CONTENT  # noqa: E402
 from encoders.stub import StubEncoder  # noqa: E402
 from moontide.errors import MoontideError  # noqa: E402
 from moontide.live import load_spaces  # noqa: E402
@@ -38,6 +39,7 @@ class InProcessStub:
     """The stub as a `StreamEncoder` without a child."""
 
     restarts = 0
+    reads = WHOLE_CONTENT
 
     def __init__(self, live, settings):
         self._stub = StubEncoder(live.space)

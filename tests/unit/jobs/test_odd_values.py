@@ -77,10 +77,12 @@ def test_times_outside_the_calendar_and_of_two_kinds(tmp_path):
 
 
 def test_only_content_that_was_known_keeps_the_time_it_was_known():
-    part = pa.RecordBatch.from_arrays(
-        [pa.array(["h1", "h1", None]), pa.array([100, 100, None], pa.int64())], names=["known_hash", "known_us"]
-    )
-    assert np.array_equal(_known_at(part, ["h1", "h2", "h3"], 900), [100, 900, 900])
+    # The second version was known with two contents, one of them twice: spaces hash what they read of an item.
+    hashes = pa.array([["h1"], ["h1", "h2", "h2"], ["h1"], None, []], pa.list_(pa.string()))
+    since = pa.array([[100], [100, 300, 200], [100], None, []], pa.list_(pa.int64()))
+    part = pa.RecordBatch.from_arrays([hashes, since], names=["known_hash", "known_us"])
+    assert np.array_equal(_known_at(part, ["h1", "h2", "h2", "h3", "h3"], 900), [100, 200, 900, 900, 900])
+    assert np.array_equal(_known_at(part, ["h"] * 5, np.arange(5)), np.arange(5))
     assert len(_known_at(part.slice(0, 0), [], 900)) == 0
 
 

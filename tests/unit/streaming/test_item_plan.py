@@ -51,13 +51,13 @@ def wave_of(events, heads):
 
 
 def test_nothing():
-    events = Events([])
+    events = Events([], 1)
     wave = wave_of(events, heads_of(events, []))
     assert (wave.steps.shape, wave.verdicts(), events.ids) == ((1, 0), [], [])
 
 
 def test_one_unknown_item_is_to_be_encoded_in_every_space():
-    events = Events([event("i", 1, 5)])
+    events = Events([event("i", 1, 5)], 2)
     heads = heads_of(events, [], [])
     wave = wave_of(events, heads)
     assert wave.steps.tolist() == [[Step.ENCODE], [Step.ENCODE]]
@@ -65,22 +65,33 @@ def test_one_unknown_item_is_to_be_encoded_in_every_space():
 
 
 def test_each_space_gets_what_it_lacks():
-    events = Events([event("i", 2, 5)])
-    events.know(0, HASHES[0], NO_VALUES)
+    events = Events([event("i", 2, 5)], 2)
+    events.know(0, [HASHES[0]] * 2, NO_VALUES)
     heads = heads_of(events, [("i", 2, 5, HASHES[0], 77)], [("i", 1, 4, HASHES[0], 33)])
     wave = wave_of(events, heads)
     assert wave.steps.tolist() == [[Step.UNCHANGED], [Step.REUSE]]
     assert wave.verdicts() == ["unchanged"]
-    assert known_at(wave, np.array([0]), events, heads, 99).tolist() == [77]
+    assert known_at(wave, np.array([0]), events, heads, 99).tolist() == [[77], [77]]
 
 
 def test_content_was_known_since_the_earliest_space_that_has_it_under_this_version():
-    events = Events([event("i", 2, 6)])
+    events = Events([event("i", 2, 6)], 2)
     for content_hash, want in ((HASHES[0], 33), (HASHES[1], 99)):
-        events.know(0, content_hash, NO_VALUES)
+        events.know(0, [content_hash] * 2, NO_VALUES)
         heads = heads_of(events, [("i", 2, 5, HASHES[0], 77)], [("i", 2, 5, HASHES[0], 33)])
         wave = wave_of(events, heads)
-        assert known_at(wave, np.array([0]), events, heads, 99).tolist() == [want]
+        assert known_at(wave, np.array([0]), events, heads, 99).tolist() == [[want]] * 2
+
+
+def test_spaces_that_read_different_parts_of_an_item_are_judged_apart():
+    events = Events([event("i", 2, 6)], 2)
+    events.know(0, [HASHES[0], HASHES[1]], NO_VALUES)
+    heads = heads_of(events, [("i", 1, 5, HASHES[0], 77)], [("i", 1, 5, HASHES[0], 33)])
+    wave = wave_of(events, heads)
+    assert wave.steps.tolist() == [[Step.REUSE], [Step.ENCODE]]
+    assert wave.verdicts() == ["applied"]
+    heads = heads_of(events, [("i", 2, 5, HASHES[0], 77)], [("i", 2, 5, HASHES[0], 33)])
+    assert known_at(wave, np.array([0]), events, heads, 99).tolist() == [[33], [99]]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +106,7 @@ def test_content_was_known_since_the_earliest_space_that_has_it_under_this_versi
     ],
 )
 def test_a_tombstone_without_version_is_judged_by_the_newest_head(blue, green, time, step, version):
-    events = Events([event("i", None, time, deleted=True)])
+    events = Events([event("i", None, time, deleted=True)], 2)
     wave = wave_of(events, heads_of(events, blue, green))
     assert (wave.steps.tolist(), wave.version.tolist()) == ([[step], [step]], [version])
     assert wave.ghost.tolist() == [not blue]
@@ -110,7 +121,7 @@ row = st.tuples(small, small, st.booleans(), head)
 @given(st.lists(row, max_size=10))
 def test_with_a_version_the_steps_are_those_of_a_backfill(rows):
     """Apart from a delete at an earlier time of the same version, which a backfill counts as unchanged."""
-    events = Events([event(f"i{n}", version, time, deleted) for n, (version, time, deleted, _) in enumerate(rows)])
+    events = Events([event(f"i{n}", version, time, deleted) for n, (version, time, deleted, _) in enumerate(rows)], 1)
     known = [(f"i{n}", *at, 1) for n, (*_, at) in enumerate(rows) if at is not None]
     wave = plan(events, np.arange(len(rows)), heads_of(events, known))
     columns = [pa.array([None if r[3] is None else f(r[3]) for r in rows], kind) for f, kind in _HEAD]
