@@ -16,6 +16,7 @@ from typing import Final
 
 from moontide.cli.console import complain, say
 from moontide.cli.nearline import EVENTS, Nearline, keep
+from moontide.cli.process import Program, free_port
 from moontide.errors import Misconfigured, Transient
 from moontide.live import load_spaces
 
@@ -103,7 +104,7 @@ def demo(checkout: Path, out: Path) -> int:
     for step in steps(checkout, out, home):
         runner.run(step)
     send_events(runner)
-    runner.run(Step("read again, compare, report", (*_SHOWCASE, "report", str(checkout / "examples" / "data"), str(out))))
+    ask_server(runner)
     say(f"\ndemo done in {time.monotonic() - start:.0f} s; open {out / 'report.html'}")
     say(f"look around with: export MOONTIDE_HOME={shlex.quote(str(home))}; moontide doctor")
     return 0
@@ -193,6 +194,21 @@ def send_events(runner: Runner) -> None:
         with nearline.consumer():
             runner.run(Step("send updates, a new item, deletes, a broken record, purchases", nearline.produce_command))
             keep(nearline.wait_applied(), nearline.dead_letters(), runner.out / APPLIED)
+
+
+def ask_server(runner: Runner) -> None:
+    """The feature server as a process, asked over HTTP; it is stopped when this returns or fails.
+
+    Raises:
+        Transient: it did not start, or gave other values than the client in process.
+    """
+    port = free_port()
+    url, command = f"http://127.0.0.1:{port}", (sys.executable, "-m", "serving", "--port", str(port))
+    log = runner.out / "serving.log"
+    runner.announce(Step("start the feature server", command), behind=" &")
+    with Program("feature server", [*runner.environment, *command], runner.checkout, log, f"{url}/readyz").running():
+        data = str(runner.checkout / "examples" / "data")
+        runner.run(Step("read again, compare, ask the server, report", (*_SHOWCASE, "report", data, str(runner.out), url)))
 
 
 def environment(home: Path) -> list[str]:

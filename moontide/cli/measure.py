@@ -18,7 +18,9 @@ import pandas as pd
 from moontide import names, views
 from moontide.cli.console import size
 from moontide.cli.gather import Catalog, Site, modality
+from moontide.client import Client
 from moontide.live import Service
+from serving import RankingClient
 
 _READ_ROWS: Final = 1_000
 _READS: Final = 300
@@ -39,7 +41,7 @@ def compare(site: Site, pairs: Mapping[str, Sequence[str]]) -> list[Check]:
     from feast import FeatureStore
 
     rows = [{"user_id": user, "item_id": item} for user, items in pairs.items() for item in items]
-    ranking = _ranking(site, pairs)
+    ranking = columns_of(site.client, site.service, pairs)
     feast = FeatureStore(repo_path=str(site.repo))
     service = feast.get_feature_service(site.service.name)
     online = feast.get_online_features(features=service, entity_rows=rows).to_dict()
@@ -47,21 +49,23 @@ def compare(site: Site, pairs: Mapping[str, Sequence[str]]) -> list[Check]:
     past = feast.get_historical_features(entity_df=entities, features=service).to_df()
     past = past.set_index(["user_id", "item_id"]).loc[[(row["user_id"], row["item_id"]) for row in rows]].reset_index()
     return [
-        _equal("Feast online = RankingClient", ranking, online, site.service),
-        _equal("Feast point in time = RankingClient", ranking, past.to_dict("list"), site.service),
+        equal("Feast online = RankingClient", ranking, online, site.service),
+        equal("Feast point in time = RankingClient", ranking, past.to_dict("list"), site.service),
     ]
 
 
-def _ranking(site: Site, pairs: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
+def columns_of(client: Client | RankingClient, service: Service, pairs: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
+    """The features of every pair, as columns."""
     columns: dict[str, list[Any]] = {}
     for user, items in pairs.items():
-        got = site.client.features(user, list(items), service=site.service.name).to_pydict()
+        got = client.features(user, list(items), service=service.name).to_pydict()
         for name, values in got.items():
             columns.setdefault(name, []).extend(values)
     return columns
 
 
-def _equal(name: str, ours: Mapping[str, list[Any]], theirs: Mapping[str, list[Any]], service: Service) -> Check:
+def equal(name: str, ours: Mapping[str, list[Any]], theirs: Mapping[str, list[Any]], service: Service) -> Check:
+    """Whether two tables of a service's features, as columns, hold the same values row by row."""
     wrong: Counter[str] = Counter()
     compared = ["embedding", "counts", "missing", *service.item_fields]
     for column in compared:

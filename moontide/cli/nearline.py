@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from moontide.cli.console import say
+from moontide.cli.process import Program, free_port
 from moontide.errors import Transient
 from moontide.names import TOPIC_DEAD_LETTERS
 
 EVENTS: Final = "examples/events.jsonl"
 #: Events a second, so that what is measured is the way of an event and not the length of a queue.
 _RATE: Final = 60
-_READY_SECONDS: Final = 90.0
 _APPLIED_SECONDS: Final = 120.0
-_STOP_SECONDS: Final = 45.0
 _SAMPLE: Final = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
-#: Kafka's controller listens 1,000 above the broker.
-_PORTS: Final = range(20_000, 60_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +46,7 @@ class Nearline:
     @classmethod
     def made(cls, checkout: Path, out: Path, environment: Sequence[str]) -> Nearline:
         """On free ports of the loopback interface."""
-        port, metrics_port = _free_port(), _free_port()
+        port, metrics_port = free_port(), free_port()
         values = {
             "MOONTIDE_KAFKA_SERVERS": f"127.0.0.1:{port}",
             "MOONTIDE_KAFKA_SECURITY_PROTOCOL": "PLAINTEXT",
@@ -92,31 +86,15 @@ class Nearline:
             stop = [self.broker_command[0], "stop", "--data", str(self.out / "kafka")]
             subprocess.run(stop, cwd=self.checkout, check=False, stderr=subprocess.DEVNULL)
 
-    @contextmanager
-    def consumer(self) -> Iterator[None]:
+    def consumer(self) -> AbstractContextManager[None]:
         """The consumer, ready; it has finished what it began when this ends.
 
         Raises:
-            Transient: it did not become ready, or did not end well; its log says why.
+            Transient: as `Program.running`.
         """
-        log = self.out / "consumer.log"
-        with log.open("wb") as written:
-            command = [*self.environment, *self.consumer_command]
-            process = subprocess.Popen(command, cwd=self.checkout, stdout=written, stderr=written)
-        try:
-            self._wait_ready(process, log)
-            yield
-            process.send_signal(signal.SIGTERM)
-            if process.wait(_STOP_SECONDS):
-                raise Transient(f"demo: the consumer ended with {process.returncode}; see {log}")
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(_STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        command = [*self.environment, *self.consumer_command]
+        ready = f"http://127.0.0.1:{self.metrics_port}/readyz"
+        return Program("consumer", command, self.checkout, self.out / "consumer.log", ready).running()
 
     def wait_applied(self) -> dict[str, Any]:
         """Once every event of the file is settled and durable: verdicts and freshness, from the consumer's own metrics.
@@ -172,21 +150,6 @@ class Nearline:
             for key, value, headers in found
         ]
 
-    def _wait_ready(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        ends = time.monotonic() + _READY_SECONDS
-        while not self._ready():
-            if process.poll() is not None or time.monotonic() > ends:
-                last = " ".join(log.read_text(errors="replace").splitlines()[-1:])[:300]
-                raise Transient(f"demo: expected the consumer to get ready, got: {last or 'nothing'}; see {log}")
-            time.sleep(0.1)
-
-    def _ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/readyz", timeout=2) as answer:  # noqa: S310
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
-
     def _metrics(self) -> dict[tuple[str, str], float]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:  # noqa: S310
             lines = answer.read().decode().splitlines()
@@ -238,12 +201,3 @@ def _by_label(metrics: Mapping[tuple[str, str], float], name: str, label: str) -
             word = re.findall(rf'{label}="([^"]+)"', labels)[0]
             found[word] = found.get(word, 0.0) + value
     return found
-
-
-def _free_port() -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port in _PORTS:
-            return port

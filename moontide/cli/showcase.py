@@ -1,6 +1,7 @@
 """The last part of ``moontide demo``: choose users and candidates, read their features every way there is, measure, report.
 
-Runs as a program of its own, in the environment of the demo: ``python -m moontide.cli.showcase pairs|check|report DATA OUT``.
+Runs as a program of its own, in the environment of the demo: ``python -m moontide.cli.showcase pairs|check|report DATA OUT``;
+``report`` takes the URL of the feature server too.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ _MAX_HISTORY: Final = 200
 
 
 def main(argv: Sequence[str]) -> int:
-    """``pairs DATA FILE``, ``check DATA OUT`` or ``report DATA OUT``."""
+    """``pairs DATA FILE``, ``check DATA OUT`` or ``report DATA OUT URL``."""
     what, data, out = argv[0], Path(argv[1]), Path(argv[2])
     try:
-        return {"pairs": write_pairs, "check": check, "report": report}[what](data, out)
+        if what == "report":
+            return report(data, out, argv[3])
+        return {"pairs": write_pairs, "check": check}[what](data, out)
     except (MoontideError, OSError) as error:
         complain(f"moontide demo: {one_line(str(error))}")
         return 1
@@ -81,22 +84,28 @@ def check(data: Path, out: Path) -> int:
     return 0 if all(each.passed for each in checks) else 1
 
 
-def report(data: Path, out: Path) -> int:
-    """Compare with what was noted before the events; print the table, write ``report.html``. 1 where an effect is missing."""
-    from moontide.cli import effects
+def report(data: Path, out: Path, url: str) -> int:
+    """Compare with what was noted before the events, ask the server at `url`; print the table, write ``report.html``.
+
+    1 where an effect is missing, or the server gives other values.
+    """
+    from moontide.cli import effects, over_http
     from moontide.cli.gather import Catalog, Site, candidates, history, identity, similar
     from moontide.cli.report import Report, render
 
     noted = json.loads((out / BEFORE).read_text(encoding="utf-8"))
     figures = json.loads((out / APPLIED).read_text(encoding="utf-8"))
-    user = next(iter(chosen(data)))
+    pairs = chosen(data)
+    user = next(iter(pairs))
     catalog = Catalog.read(data)
     with Site.open(Path("feature_repo"), SERVICE) as site:
         changed = effects.after(site, catalog, effects.Subjects.read(Path(EVENTS), catalog), noted["events"], figures)
-        rows = [*map(tuple, noted["rows"]), *effects.rows(changed)]
-        checks = [*map(tuple, noted["checks"]), *((c.name, c.outcome) for c in changed.checks)]
+        same, over, large = over_http.ask(site, catalog, pairs, url)
+        rows = [*map(tuple, noted["rows"]), *effects.rows(changed), *over]
+        done = [*changed.checks, same]
+        checks = [*map(tuple, noted["checks"]), *((c.name, c.outcome) for c in done)]
         page = Report(
-            headline=[*map(tuple, noted["headline"]), *effects.headline(changed)],
+            headline=[*map(tuple, noted["headline"]), *effects.headline(changed), *large],
             rows=rows,
             similar=similar(site, catalog),
             user_id=user,
@@ -110,7 +119,7 @@ def report(data: Path, out: Path) -> int:
     say()
     for line in table([*rows, *((name, outcome, "") for name, outcome in checks)]):
         say("  " + line)
-    return 0 if all(c.passed for c in changed.checks) else 1
+    return 0 if all(c.passed for c in done) else 1
 
 
 if __name__ == "__main__":

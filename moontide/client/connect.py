@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from moontide.client.calls import Attempt
-from moontide.client.wire import ARROW, Question, Unavailable, bearer
+from moontide.client.wire import ARROW, JSON, Question, Unavailable, bearer
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class Wires:
     """
 
     def __init__(self, urls: Sequence[str], token: str | None, tls: ssl.SSLContext | None) -> None:
-        headers = {"accept": f"{ARROW}, application/problem+json", "accept-encoding": "identity", "user-agent": "moontide"}
+        headers = {"accept": f"{ARROW}, {JSON};q=0.1", "accept-encoding": "identity", "user-agent": "moontide"}
         if token is not None:
             headers["authorization"] = bearer(token)
         self._headers = headers

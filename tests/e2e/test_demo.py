@@ -55,6 +55,16 @@ def test_feast_and_the_client_gave_the_same_values(demo):
     assert all(equal == total and int(total.replace(",", "")) > 100 for _, equal, total in same)
 
 
+def test_it_ends_by_asking_the_server_over_http(demo):
+    out, said = demo
+    assert re.search(r"\$ python -m serving --port \d+ &", said)
+    equal, total = re.search(r"features over HTTP = RankingClient +([\d,]+) of ([\d,]+) values equal, bit for bit", said).groups()
+    assert equal == total and int(total.replace(",", "")) > 100
+    assert re.search(r"500 candidates over HTTP, p50 +[\d.]+ ms +p99 [\d.]+ ms, Arrow; [\d.]+ ms in process", said)
+    assert "Traceback" not in (out / "serving.log").read_text()
+    assert "for 500 candidates over HTTP (p50)" in (out / "report.html").read_text(encoding="utf-8")
+
+
 EFFECTS = {
     "a new title moved the neighbours": r"[1-6] of 6 are others",
     "the new item is found by search": "first hit for its own vector",
