@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,12 @@ from moontide.settings import Settings
 from moontide.simtier import tier_counts_ragged
 from moontide.stores import online_store
 from moontide.stores.base import OnlineStore
+from moontide.stores.kv import wall_clock
 from serving.client import RankingClient
-from serving.reading import Vectors
+from serving.reading import StoreVectors
+from serving.table import VectorTables
+from serving.table_load import load
+from serving.table_writer import TableWriter
 
 #: Share of the pairs that a system that computes in floats may put into the next tier, at an edge.
 MOVED = 1e-4
@@ -33,15 +38,17 @@ class Sides:
 
     world: World
     folder: Path
+    table_folder: Path
     stores: Mapping[str, OnlineStore]
-    tables: Mapping[str, Vectors]
+    table: TableWriter
     raw: RawRedis
     feast: FeastRedis | None
 
     def close(self) -> None:
-        """Release the stores and tables."""
-        for opened in [*self.tables.values(), *self.stores.values()]:
-            opened.close()  # type: ignore[union-attr]
+        """Release the stores and the table."""
+        self.table.close()
+        for store in self.stores.values():
+            store.close()
 
 
 def open_stores(world: World, homes: Mapping[str, Settings]) -> dict[str, OnlineStore]:
@@ -52,17 +59,19 @@ def open_stores(world: World, homes: Mapping[str, Settings]) -> dict[str, Online
     return stores
 
 
-def open_tables(stores: Mapping[str, OnlineStore], world: World, folder: Path) -> dict[str, Vectors]:
-    """The in-process table, loaded from the store."""
-    return {}
+def open_table(store: OnlineStore, world: World, folder: Path) -> TableWriter:
+    """The in-process table below `folder`, loaded from the store; its writer, still open."""
+    writer = TableWriter(folder, SPACE, world.size.items, wall_clock)
+    load(store, writer, threading.Event())
+    writer.polled()
+    return writer
 
 
 def tier_cells(sides: Sides, threads: int) -> dict[str, Answer]:
     """Ids to tiers by every system, then the floors of the same transport."""
     live = sides.world.live(sides.folder)
-    cells: dict[str, Answer] = {}
-    for name, table in sides.tables.items():
-        cells[f"moontide, {name}"] = _ours(RankingClient(sides.stores["LMDB"], live, vectors=table))
+    held = VectorTables(sides.table_folder, StoreVectors(sides.stores["LMDB"]))
+    cells: dict[str, Answer] = {"moontide, table": _ours(RankingClient(sides.stores["LMDB"], live, vectors=held))}
     for kind, store in sides.stores.items():
         cells[f"moontide, {kind}"] = _ours(RankingClient(store, live))
     cells["raw redis-py MGET + numpy"] = sides.raw.tiers

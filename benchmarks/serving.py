@@ -23,7 +23,7 @@ from benchmarks import _serving_cells as cells
 from benchmarks._report import machine, start_redis
 from benchmarks._serving_cells import SMALL, Plan, Site
 from benchmarks._serving_peers import FeastRedis, RawRedis
-from benchmarks._serving_read import Sides, open_stores, open_tables
+from benchmarks._serving_read import Sides, open_stores, open_table
 from benchmarks._serving_report import put
 from benchmarks._serving_world import World
 from moontide.settings import Settings
@@ -48,6 +48,7 @@ def run(plan: Plan, folder: Path, *, feast: bool, only: tuple[str, ...]) -> str:
         if set(only) & set(CELLS):
             say(begun, f"filling {plan.size.items:,} items")
             site = fill(plan, folder, port, feast=feast)
+            stack.callback(shutil.rmtree, site.sides.table_folder, ignore_errors=True)
             stack.callback(site.sides.close)
             for name, cell in CELLS.items():
                 if name in only:
@@ -76,7 +77,9 @@ def fill(plan: Plan, folder: Path, port: int, *, feast: bool) -> Site:
         peer = FeastRedis(port, 2, folder / "feast")
         peer.fill(world)
         peer.fill_tiers(world.requests, [world.tiers(r) for r in world.requests], plan.size.length)
-    return Site(folder, port, Sides(world, folder, stores, open_tables(stores, world, folder), raw, peer), plan)
+    memory = Path(tempfile.mkdtemp(prefix="moontide-bench-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else folder))
+    table = open_table(stores["LMDB"], world, memory)
+    return Site(folder, port, Sides(world, folder, memory, stores, table, raw, peer), plan)
 
 
 def say(begun: float, what: str) -> None:
