@@ -1,0 +1,137 @@
+"""Keeping vector tables fresh: load them, then follow the change stream, or look at the store again and again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from moontide.errors import Transient
+from moontide.stores.base import OnlineStore
+from moontide.stores.kv import Clock
+from serving.table_changes import Record, changes_of
+from serving.table_load import load
+from serving.table_writer import TableWriter
+
+_log = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 0.2
+#: Between two looks at the whole store while a change stream is followed: it tells nothing of items removed for good.
+RELOAD_SECONDS: Final = 600.0
+_RETRY_SECONDS: Final = 1.0
+_CONNECT_SECONDS: Final = 60.0
+
+
+class Source(Protocol):
+    """A change stream, as `serving.table_changes.ChangeSource`."""
+
+    def find_partitions(self) -> None:
+        """Take up what is new, from its end."""
+
+    def poll(self, seconds: float) -> list[Record]:
+        """What has arrived."""
+
+    def lag(self) -> int:
+        """Records still to be polled; raises where that is not known."""
+
+    def close(self) -> None:
+        """Leave."""
+
+
+class TableKeeper:
+    """Keeps the tables of some spaces fresh. Used by one thread.
+
+    While the change stream cannot be followed, the whole store is looked at every `refresh_seconds` instead.
+
+    Args:
+        tables: one writer a space.
+        store: the arbiter.
+        open_source: opens the change stream at its end; None: there is none.
+        clock: microseconds UTC.
+        refresh_seconds: between two looks at the whole store while there is no change stream.
+
+    Attributes:
+        unreadable: records of the change stream that could not be read.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[TableWriter],
+        store: OnlineStore,
+        open_source: Callable[[], Source] | None,
+        clock: Clock,
+        *,
+        refresh_seconds: float,
+    ) -> None:
+        self._tables = tables
+        self._store = store
+        self._open_source = open_source
+        self._clock = clock
+        self._refresh = refresh_seconds
+        self._source: Source | None = None
+        self._connect_at = 0
+        self.unreadable = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set. What fails for a while is tried again; meanwhile the tables' staleness rises.
+
+        Raises:
+            SpaceMismatch: the store holds vectors of another encoder.
+            Misconfigured: unsafe settings or refused credentials of the change stream.
+        """
+        try:
+            while not stop.is_set():
+                try:
+                    self._round(stop)
+                except Transient as error:
+                    _log.warning("vector tables: %s", error)
+                    self._close()
+                    stop.wait(_RETRY_SECONDS)
+        finally:
+            self._close()
+
+    def _round(self, stop: threading.Event) -> None:
+        """Load, then follow until the next load is due."""
+        # The stream's end is found before the store is read, so that no change falls between the two.
+        self._connect()
+        started = self._clock()
+        if not all(load(self._store, table, stop) for table in self._tables):
+            return
+        for table in self._tables:
+            table.polled()
+        if self._source is None:
+            stop.wait(self._refresh)
+            return
+        while not stop.is_set() and 0 <= self._clock() - started < RELOAD_SECONDS * 1e6:
+            self._step(self._source)
+
+    def _connect(self) -> None:
+        if self._open_source is None or (self._source is None and self._clock() < self._connect_at):
+            return
+        try:
+            if self._source is None:
+                self._source = self._open_source()
+            self._source.find_partitions()
+        except Transient as error:
+            _log.warning("vector tables look at the store every %g s, without a change stream: %s", self._refresh, error)
+            self._connect_at = self._clock() + int(_CONNECT_SECONDS * 1e6)
+            self._close()
+
+    def _step(self, source: Source) -> None:
+        records = source.poll(POLL_SECONDS)
+        for table in self._tables:
+            changes, bad = changes_of(table.space, records)
+            self.unreadable += bad
+            if changes is not None:
+                packed = changes.orders.tobytes()
+                size = changes.orders.itemsize
+                table.upsert(changes.embeddings, [packed[at : at + size] for at in range(0, len(packed), size)])
+        lag = source.lag()
+        for table in self._tables:
+            table.polled(lag=lag)
+
+    def _close(self) -> None:
+        if self._source is not None:
+            self._source.close()
+            self._source = None

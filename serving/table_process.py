@@ -1,0 +1,61 @@
+"""The process that writes the vector tables of a site, and where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from moontide.live import LiveSpaces
+from moontide.settings import Settings
+from moontide.spaces import EmbeddingSpace
+from moontide.stores.base import OnlineStore
+from moontide.stores.kv import wall_clock
+from serving.reading import StoreVectors
+from serving.repository import open_repo
+from serving.table import VectorTables
+from serving.table_changes import ChangeSource
+from serving.table_follow import TableKeeper
+from serving.table_writer import TableWriter
+
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the folder below it is made with mode 0700
+
+
+def tables_folder(settings: Settings) -> Path:
+    """Where the tables of a site lie: in shared memory, one folder a user and site; below its home where there is none."""
+    site = hashlib.blake2b(f"{settings.home.resolve()}|{settings.project}".encode(), digest_size=8).hexdigest()
+    if _SHARED_MEMORY.is_dir():
+        return _SHARED_MEMORY / f"moontide-{os.getuid()}-{site}"
+    return settings.home / "tables"
+
+
+def table_spaces(live: LiveSpaces) -> list[EmbeddingSpace]:
+    """The spaces that get a table: each that a service reads."""
+    return list(dict.fromkeys(service.space for service in live.services))
+
+
+def open_tables(settings: Settings, store: OnlineStore) -> VectorTables:
+    """The site's tables for reading, with `store` behind them; they may not be there yet."""
+    return VectorTables(tables_folder(settings), StoreVectors(store))
+
+
+def keep_tables(settings: Settings, repo: Path, stop: threading.Event) -> None:
+    """Write the tables of the repository's services until `stop` is set; `MOONTIDE_SERVING_TABLE_*` and `MOONTIDE_KAFKA_*` apply.
+
+    Raises:
+        Misconfigured: another process writes them, the folder cannot be written, the repository cannot be opened, or unsafe
+            settings of the change stream.
+        SpaceMismatch: the store holds vectors of another encoder.
+    """
+    with ExitStack() as stack:
+        store, live = open_repo(repo)
+        stack.callback(store.close)
+        writers = []
+        for space in table_spaces(live):
+            writers.append(TableWriter(tables_folder(settings), space, settings.serving_table_rows, wall_clock))
+            stack.callback(writers[-1].close)
+        refresh = settings.serving_table_refresh_seconds
+        TableKeeper(writers, store, lambda: ChangeSource(settings), wall_clock, refresh_seconds=refresh).run(stop)
