@@ -11,8 +11,7 @@ ranking model. MUSE's released code counts padding as cosine 0: add `TierCounts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -20,15 +19,14 @@ from numpy.typing import NDArray
 
 from moontide import names
 from moontide.embeddings import Embeddings
-from moontide.errors import Misconfigured, SpaceMismatch
+from moontide.errors import Misconfigured
 from moontide.native import CHOSEN
+from moontide.tier_inputs import Keys, check_spaces, keys_of_ids, side_of, with_keys
 from moontide.tier_kernel import Kernel, Side
 
 MAX_TIERS: Final = 1_000
 SELF_MATCH_RULES: Final = ("keep", "drop_same_id")
 KERNEL: Kernel = CHOSEN.kernel
-
-_Keys = tuple[NDArray[np.integer] | None, NDArray[np.integer] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +156,11 @@ def tier_counts_ragged(
         ValueError: offsets of another length, not rising, or not covering the rows; `drop_same_id` with neither ids nor keys.
         SpaceMismatch: a space other than the spec's.
     """
-    _check(candidates, history, spec)
-    keys: _Keys = (candidate_keys, history_keys)
+    check_spaces(candidates, history, spec.space_id)
+    keys: Keys = (candidate_keys, history_keys)
     if spec.self_match == "drop_same_id" and candidate_keys is None and history_keys is None:
-        keys = _keys_of_ids(candidates.ids, history.ids)
-    left, right = _side(candidates, None, cand_offsets), _side(history, None, hist_offsets)
+        keys = keys_of_ids(candidates.ids, history.ids)
+    left, right = side_of(candidates, None, cand_offsets), side_of(history, None, hist_offsets)
     return _count(left, right, spec, keys, threads)
 
 
@@ -199,14 +197,14 @@ def tier_counts_at(
         ValueError: offsets that do not rise or do not cover; a pointer outside the table; keys of another length or absent.
         SpaceMismatch: a space other than the spec's.
     """
-    _check(table, table, spec)
-    left, right = _side(table, candidate_rows, cand_offsets), _side(table, history_rows, hist_offsets)
+    check_spaces(table, table, spec.space_id)
+    left, right = side_of(table, candidate_rows, cand_offsets), side_of(table, history_rows, hist_offsets)
     return _count(left, right, spec, (candidate_keys, history_keys), threads)
 
 
 def reference_tier_counts(candidates: Embeddings, history: Embeddings, spec: SimTierSpec) -> TierCounts:
     """The definition as anyone can read it: one pair at a time. Slow; every implementation must equal it bit for bit."""
-    _check(candidates, history, spec)
+    check_spaces(candidates, history, spec.space_id)
     counts = np.zeros((len(candidates), spec.tiers), np.int32)
     missing = np.zeros(len(candidates), np.int32)
     half = np.float32(spec.tiers // 2)
@@ -224,59 +222,12 @@ def reference_tier_counts(candidates: Embeddings, history: Embeddings, spec: Sim
     return TierCounts(counts, missing)
 
 
-def _count(left: Side, right: Side, spec: SimTierSpec, keys: _Keys, threads: int) -> TierCounts:
+def _count(left: Side, right: Side, spec: SimTierSpec, keys: Keys, threads: int) -> TierCounts:
     if len(left.offsets) != len(right.offsets):
         raise ValueError(f"expected as many users on both sides, got {len(left.offsets) - 1} and {len(right.offsets) - 1}")
     if spec.self_match == "drop_same_id":
-        left, right = _with_keys(left, keys[0], "candidate_keys"), _with_keys(right, keys[1], "history_keys")
+        left, right = with_keys(left, keys[0], "candidate_keys"), with_keys(right, keys[1], "history_keys")
     return TierCounts(*KERNEL(left, right, spec.tiers, threads))
-
-
-def _side(table: Embeddings, rows: NDArray[np.integer] | None, offsets: NDArray[np.integer]) -> Side:
-    pointers = np.arange(len(table)) if rows is None else np.asarray(rows, np.int64)
-    _check_offsets(offsets, len(pointers))
-    if len(pointers) and (pointers.min() < -1 or pointers.max() >= len(table)):
-        raise ValueError(f"rows: expected -1 to {len(table) - 1}, got {pointers.min()} to {pointers.max()}")
-    if not len(table):
-        table = Embeddings.absent(table.space, 1)
-    return Side(table.codes, table.inv_norm, table.present, pointers, np.asarray(offsets, np.int64))
-
-
-def _with_keys(side: Side, keys: NDArray[np.integer] | None, name: str) -> Side:
-    if keys is None:
-        raise ValueError(f"drop_same_id: expected {name}, or ids on candidates and history, got none; use Embeddings.with_ids")
-    if keys.shape != side.rows.shape:
-        raise ValueError(f"{name}: expected {len(side.rows)} integers, got shape {keys.shape}")
-    return replace(side, keys=np.asarray(keys, np.int64))
-
-
-def _keys_of_ids(left: Sequence[str] | None, right: Sequence[str] | None) -> _Keys:
-    """Integers that are equal where the ids are."""
-    if left is None or right is None:
-        return None, None
-    number: dict[str, int] = {}
-    keys = np.fromiter(
-        (number.setdefault(i, len(number)) for ids in (left, right) for i in ids), np.int64, len(left) + len(right)
-    )
-    return keys[: len(left)], keys[len(left) :]
-
-
-def _check(candidates: Embeddings, history: Embeddings, spec: SimTierSpec) -> None:
-    for name, side in (("candidates", candidates), ("history", history)):
-        if side.space.id != spec.space_id:
-            raise SpaceMismatch(f"tier_counts: {name}: expected space {spec.space_id}, got {side.space.id}")
-    if candidates.space != history.space:
-        raise SpaceMismatch(
-            f"tier_counts: both sides are called {spec.space_id} but differ in dim or encoder digest: "
-            f"{candidates.space.dim}/{candidates.space.encoder_digest[:15]} and "
-            f"{history.space.dim}/{history.space.encoder_digest[:15]}"
-        )
-
-
-def _check_offsets(offsets: NDArray[np.integer], rows: int) -> None:
-    ok = offsets.ndim == 1 and len(offsets) >= 1 and offsets[0] == 0 and offsets[-1] == rows
-    if not ok or bool((np.diff(offsets) < 0).any()):
-        raise ValueError(f"expected rising offsets from 0 to {rows}, got {offsets[:5]}..{offsets[-1:]}")
 
 
 __all__ = [

@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define TARGET __attribute__((target("avx2,popcnt")))
+#define TARGET __attribute__((target("avx2")))
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
 enum { GROUPS = TIERS_BLOCK / 16, SPAN_MAX = 80 };
@@ -101,26 +101,68 @@ TARGET static void tile(const struct tile *t, int wide)
         tile_of(1, t, from);
 }
 
-TARGET static void count(const int8_t *bytes, int64_t blocks, int half, int32_t *counts)
+INLINE int highest(__m256i v)
 {
-    if (2 * half > SPAN_MAX) {
+    __m128i x = _mm_max_epi8(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    x = _mm_max_epi8(x, _mm_srli_si128(x, 8));
+    x = _mm_max_epi8(x, _mm_srli_si128(x, 4));
+    x = _mm_max_epi8(x, _mm_srli_si128(x, 2));
+    x = _mm_max_epi8(x, _mm_srli_si128(x, 1));
+    return (int8_t)_mm_cvtsi128_si32(x);
+}
+
+/* ~v is -v - 1, which turns the order round. */
+INLINE int lowest(__m256i v) { return ~highest(_mm256_xor_si256(v, _mm256_set1_epi8(-1))); }
+
+INLINE int total(__m256i bytes)
+{
+    const __m256i sums = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+    const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    return _mm_cvtsi128_si32(_mm_add_epi64(two, _mm_srli_si128(two, 8)));
+}
+
+/* Four tiers at a time, a compare each; a byte of a sum holds the at most TIERS_CHUNK / 32 that it counts. */
+TARGET void tiers_count_avx2(const int8_t *bytes, int64_t blocks, int half, int32_t *counts)
+{
+    __m256i most = _mm256_load_si256((const __m256i *)bytes), least = most;
+    for (int64_t at = 32; at < blocks * TIERS_BLOCK; at += 32) {
+        const __m256i v = _mm256_load_si256((const __m256i *)(bytes + at));
+        most = _mm256_max_epi8(most, v);
+        least = _mm256_min_epi8(least, v);
+    }
+    int low = lowest(least), high = highest(most);
+    if (low < 1 - half)
+        low = 1 - half;
+    if (high - low > SPAN_MAX) {
         tiers_count_scalar(bytes, blocks, half, counts);
         return;
     }
-    for (int t = 1 - half; t <= half; t++) {
-        const __m256i value = _mm256_set1_epi8((char)t);
-        int found = 0;
-        for (int64_t at = 0; at < blocks * TIERS_BLOCK; at += 32)
-            found += _mm_popcnt_u32((uint32_t)_mm256_movemask_epi8(
-                _mm256_cmpeq_epi8(value, _mm256_load_si256((const __m256i *)(bytes + at)))));
-        counts[t + half - 1] += found;
+    for (int t = low; t <= high; t += 4) {
+        const __m256i v0 = _mm256_set1_epi8((char)t), v1 = _mm256_set1_epi8((char)(t + 1));
+        const __m256i v2 = _mm256_set1_epi8((char)(t + 2)), v3 = _mm256_set1_epi8((char)(t + 3));
+        __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0;
+        for (int64_t at = 0; at < blocks * TIERS_BLOCK; at += 32) {
+            const __m256i v = _mm256_load_si256((const __m256i *)(bytes + at));
+            s0 = _mm256_sub_epi8(s0, _mm256_cmpeq_epi8(v, v0));
+            s1 = _mm256_sub_epi8(s1, _mm256_cmpeq_epi8(v, v1));
+            s2 = _mm256_sub_epi8(s2, _mm256_cmpeq_epi8(v, v2));
+            s3 = _mm256_sub_epi8(s3, _mm256_cmpeq_epi8(v, v3));
+        }
+        int32_t *to = counts + t + half - 1;
+        to[0] += total(s0);
+        if (t + 1 <= high)
+            to[1] += total(s1);
+        if (t + 2 <= high)
+            to[2] += total(s2);
+        if (t + 3 <= high)
+            to[3] += total(s3);
     }
 }
 
 const struct level *tiers_avx2(void)
 {
-    static const struct level level = {2, pack, tile, count};
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt") ? &level : 0;
+    static const struct level level = {2, pack, tile, tiers_count_avx2};
+    return __builtin_cpu_supports("avx2") ? &level : 0;
 }
 
 #else

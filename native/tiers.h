@@ -41,7 +41,8 @@ const struct level *tiers_scalar(void);
 const struct level *tiers_avx2(void);
 const struct level *tiers_avx512(void);
 
-/* The count without compares: for the scalar level, and for tiers so many that a compare for each costs more. */
+/* `count` of the levels; the scalar one is also for tiers so many that a compare for each costs more. */
+void tiers_count_avx2(const int8_t *bytes, int64_t blocks, int half, int32_t *counts);
 void tiers_count_scalar(const int8_t *bytes, int64_t blocks, int half, int32_t *counts);
 
 #endif

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moontide import Embeddings, EmbeddingSpace, Misconfigured, SpaceMismatch
+from moontide.native import CHOSEN
 from moontide.simtier import (
     SimTierSpec,
     reference_tier_counts,
@@ -15,10 +16,19 @@ from moontide.simtier import (
     tier_counts_at,
     tier_counts_ragged,
 )
-from moontide.tier_kernel import exact_dots, pair_tiers
+from moontide.tier_kernel import count_with_numpy, exact_dots, pair_tiers
 
 pytestmark = pytest.mark.unit
+KERNELS = {"numpy": count_with_numpy, CHOSEN.name: CHOSEN.kernel}
 DIMS = [1, 2, 3, 63, 64, 128, 1040, 1041, 2048]
+
+
+@pytest.fixture(scope="module", params=KERNELS, autouse=True)
+def kernel(request):
+    """Every test runs with the kernel that was chosen, and with the one that every machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("moontide.simtier.KERNEL", KERNELS[request.param])
+        yield request.param
 
 
 def embeddings(rng, rows, dim, *, ids=None, zeros=0.1, spread=127):
@@ -203,6 +213,25 @@ def test_ragged_refuses_offsets_that_do_not_cover(offsets):
     a = embeddings(rng, 3, 4)
     with pytest.raises(ValueError, match="offsets"):
         tier_counts_ragged(a, np.array(offsets), a, np.array(offsets), spec())
+
+
+@pytest.mark.parametrize("fine", [20, 40, 100])
+def test_one_pass_gives_every_resolution(fine):
+    rng = np.random.default_rng(7)
+    a, b = embeddings(rng, 9, 64), embeddings(rng, 60, 64)
+    counted = tier_counts(a, b, spec(fine))
+    for tiers in (2, 4, 10, 20):
+        assert equal(counted.coarser(tiers), tier_counts(a, b, spec(tiers)))
+    assert counted.coarser(2).counts.dtype == np.int32
+    assert counted.coarser(fine).counts.tolist() == counted.counts.tolist()
+    assert tier_counts(a.take(slice(0, 0)), b, spec(fine)).coarser(2).counts.shape == (0, 2)
+
+
+@pytest.mark.parametrize("tiers", [0, 1, 5, 8, 40, -2])
+def test_tiers_that_are_no_sums_of_the_fine_ones_are_refused(tiers):
+    rng = np.random.default_rng(8)
+    with pytest.raises(Misconfigured, match="even divisor of 20"):
+        tier_counts(embeddings(rng, 1, 4), embeddings(rng, 1, 4), spec()).coarser(tiers)
 
 
 def test_blocks_do_not_change_the_counts(monkeypatch):
