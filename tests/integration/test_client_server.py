@@ -4,41 +4,21 @@ import asyncio
 import contextlib
 import ssl
 import subprocess
-import threading
 import time
 
 import pyarrow as pa
 import pytest
-import uvicorn
 
 from moontide import Misconfigured, Poison, SpaceMismatch, Transient
 from moontide.client import AsyncClient, Client, Unavailable
-from moontide.settings import Settings
-from serving.http.app import Parts, create_app
+from serving import RankingClient
 from serving.http.tokens import Tokens
+from serving.prefetch import PrefetchCache
+from tests.http_server import running
 from tests.unit.serving.http_site import opened
 
 pytestmark = pytest.mark.integration
 TOKEN = "a-token-of-some-length"
-
-
-@contextlib.contextmanager
-def running(client, live, *, tokens=None, tls=None, **settings):
-    """URL of the app, served by uvicorn in a thread."""
-    limits = Settings(**{f"serving_{name}": value for name, value in settings.items()})
-    app = create_app(Parts(client, live, limits, tokens or Tokens()))
-    files = {"ssl_certfile": tls / "cert.pem", "ssl_keyfile": tls / "key.pem"} if tls else {}
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_config=None, **files))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
 
 
 @pytest.fixture
@@ -61,6 +41,25 @@ def test_the_values_are_those_of_the_ranking_client_bit_for_bit(site, ids, servi
 
     with running(*site) as url:
         assert all(table.equals(got, check_metadata=True) for table in asyncio.run(ask()))
+
+
+def test_the_other_routes(site, tmp_path):
+    inside, live = site
+    ahead = RankingClient(inside.online, live, prefetched=PrefetchCache(time.monotonic))
+    with running(ahead, live) as url, Client(url, timeout=10) as client:
+        for length in (None, 1, 2):
+            got = client.sequence("u", length=length)
+            assert got.equals(inside.sequence("u", length=length), check_metadata=True)
+        assert client.sequence("nobody").num_rows == 0
+        assert client.similar("a", k=2).equals(inside.similar("a", k=2))
+        assert client.similar("a", k=2, space="moon_v1").num_rows == 2
+        with pytest.raises(Misconfigured, match="space: expected one of"):
+            client.similar("a", space="moon_v9")
+        client.prefetch("u", request_id="r1")
+        for request_id, came in (("r1", (b"hit", b"late")), ("r2", (b"miss",)), (None, (b"miss", b"off"))):
+            got = client.features("u", ["a", "b"], request_id=request_id)
+            assert got.schema.metadata[b"prefetch"] in came
+            assert got.equals(inside.features("u", ["a", "b"]))
 
 
 def test_refusals_are_errors_of_ours(site):
