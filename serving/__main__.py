@@ -10,12 +10,13 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from moontide.errors import Misconfigured, MoontideError
 from moontide.logs import configure
-from moontide.settings import Settings, load_settings
+from moontide.settings import load_settings
 from serving.exposure import require_safe
+from serving.site import SiteFiles, find_site
 from serving.supervisor import Role, Supervisor
 
 _EPILOG = (
@@ -33,37 +34,60 @@ _log = logging.getLogger("serving")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server; returns the exit code. Expected failures are one line, never a traceback."""
     args = _parser().parse_args(argv)
-    given = {
-        "serving_host": args.host,
-        "serving_port": args.port,
-        "serving_workers": args.workers,
-        "serving_flight_port": args.flight_port,
-    }
     try:
-        settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+        settings = load_settings(**_given(args))
         configure(sys.stderr, settings=settings, level=args.log_level, milvus=False)
         require_safe(settings)
         # The kernel owns the threads: products of microseconds are not worth more of them.
         os.putenv("OPENBLAS_NUM_THREADS", "1")
-        with tempfile.TemporaryDirectory(prefix="moontide-serving-", dir=_memory()) as folder:
-            return _supervise(settings, args.repo.absolute(), Path(folder), args.log_level)
+        with (
+            _listen(settings.serving_host, settings.serving_port) as listening,
+            tempfile.TemporaryDirectory(prefix="moontide-serving-", dir=_memory()) as folder,
+        ):
+            _metrics_folder("feast", folder)
+            files = _site(args)
+            metrics = _metrics_folder("workers", folder)
+            roles = _roles(args, files, listening, metrics)
+            return Supervisor(roles, settings.serving_drain_seconds, gone=lambda pid: _forget(pid, metrics)).run()
     except MoontideError as error:
         sys.stderr.write(f"serving: {' '.join(str(error).split())}\n")
         return 1
 
 
-def _supervise(settings: Settings, repo: Path, metrics: Path, level: str) -> int:
-    with _listen(settings.serving_host, settings.serving_port) as listening:
-        port, scheme = listening.getsockname()[1], "http" if settings.serving_tls_cert is None else "https"
-        for name in _METRICS_FOLDER:
-            os.putenv(name, str(metrics))
-        _log.info("listening on %s://%s:%d with %d workers", scheme, settings.serving_host, port, settings.serving_workers)
-        site = {"settings": settings, "repo": repo}
-        work = {**site, "listening": listening, "metrics": metrics}
-        roles = [Role(f"worker {at}", "serving.http.worker:serve", work, level) for at in range(settings.serving_workers)]
-        if settings.serving_flight_port is not None:
-            roles.append(Role("flight", "serving.flight_worker:serve_flight", site, level))
-        return Supervisor(roles, settings.serving_drain_seconds, gone=lambda pid: _forget(pid, metrics)).run()
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings by flag, which come before the environment."""
+    flags = {name: getattr(args, name) for name in ("host", "port", "workers", "flight_port")}
+    return {f"serving_{name}": value for name, value in flags.items() if value is not None}
+
+
+def _metrics_folder(name: str, within: str) -> Path:
+    """A new folder, where processes started from now on keep what they count."""
+    folder = Path(within, name)
+    folder.mkdir()
+    for variable in _METRICS_FOLDER:
+        os.putenv(variable, str(folder))
+    return folder
+
+
+def _site(args: argparse.Namespace) -> SiteFiles:
+    """The site, its ``spaces.toml`` checked."""
+    found = find_site(args.repo.absolute())
+    files = SiteFiles(found.settings.model_copy(update=_given(args)), found.spaces)
+    files.live()
+    return files
+
+
+def _roles(args: argparse.Namespace, files: SiteFiles, listening: socket.socket, metrics: Path) -> list[Role]:
+    """The children of this process."""
+    settings, logs = files.settings, {"settings": files.settings, "level": args.log_level, "milvus": False}
+    scheme, port = "http" if settings.serving_tls_cert is None else "https", listening.getsockname()[1]
+    _log.info("listening on %s://%s:%d with %d workers", scheme, settings.serving_host, port, settings.serving_workers)
+    work = {"files": files, "listening": listening, "metrics": metrics}
+    roles = [Role(f"worker {at}", "serving.http.worker:serve", work, logs) for at in range(settings.serving_workers)]
+    if settings.serving_flight_port is not None:
+        arguments = {"settings": settings, "repo": args.repo.absolute()}
+        roles.append(Role("flight", "serving.flight_worker:serve_flight", arguments, logs))
+    return roles
 
 
 def _forget(pid: int, metrics: Path) -> None:

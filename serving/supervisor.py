@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Final
@@ -40,14 +40,14 @@ class Role:
         name: in logs.
         run: ``module:function`` of what it does; imported in the child alone. It ends after SIGTERM. `Misconfigured` is one line
             on stderr and exit code `MISCONFIGURED`, any other `MoontideError` one line and 1.
-        arguments: of the function, by name; among them ``settings``.
-        log_level: of our own loggers.
+        arguments: of the function, by name.
+        logging: `moontide.logs.configure`'s arguments, but for the stream.
     """
 
     name: str
     run: str
     arguments: Mapping[str, Any]
-    log_level: str = "INFO"
+    logging: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Child:
@@ -170,7 +170,7 @@ def _play(role: Role, parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return
-    configure(sys.stderr, settings=role.arguments["settings"], level=role.log_level, milvus=False)
+    configure(sys.stderr, **role.logging)
     module, _, function = role.run.partition(":")
     try:
         getattr(importlib.import_module(module), function)(**role.arguments)

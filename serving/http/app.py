@@ -23,7 +23,6 @@ from serving.http.pages import Pages
 from serving.http.problems import Problem, answer_http, answer_problem, problem_of
 from serving.http.readiness import Check, Readiness, store_checks
 from serving.http.tokens import Tokens
-from serving.similar import SimilarItems
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class Parts:
         settings: limits; `Settings.serving_*`.
         tokens: who may ask.
         metrics: what is counted.
-        similar: where neighbours come from; None: ``/v1/similar`` is answered 501.
         checks: what ``/readyz`` asks besides the stores, by name.
     """
 
@@ -45,7 +43,6 @@ class Parts:
     settings: Settings = field(default_factory=Settings)
     tokens: Tokens = field(default_factory=Tokens)
     metrics: Metrics = field(default_factory=Metrics)
-    similar: SimilarItems | None = None
     checks: Mapping[str, Check] = field(default_factory=dict)
 
 

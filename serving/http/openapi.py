@@ -50,7 +50,7 @@ def router(pages: Pages, limits: Settings) -> APIRouter:
             pages.similar,
             _body(similar),
             _table(_SIMILAR, ("space", "encoder_digest", "source")),
-            (404, 409, 501, 504),
+            (404, 409, 504),
         ),
         ("/v1/sequence", pages.sequence, _body(sequence), _table(_SEQUENCE, _SERVED), (404, 409, 504)),
     ):

@@ -76,11 +76,8 @@ class Pages:
         accept = media.wanted(request.headers.get("accept"))
         media.of_body(request.headers.get("content-type"), _JSON_ONLY)
         query = similar_query(await self._body(request))
-        items = self._parts.similar
-        if items is None:
-            raise Problem("not-available", "similar: expected a server with a source of neighbours, got one without")
-        space = self._space(query.space)
-        return await _answer(self._slow, lambda: items.of(space, query.item_id, query.k).to_arrow(), accept)
+        space, client = self._space(query.space), self._parts.client
+        return await _answer(self._slow, lambda: client.similar(query.item_id, k=query.k, space_id=space.id), accept)
 
     async def sequence(self, request: Request) -> Response:
         """The behaviours of a user that candidates are compared with, newest last, with their vectors."""

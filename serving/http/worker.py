@@ -21,29 +21,29 @@ from moontide.stores.kv import wall_clock
 from serving.client import RankingClient
 from serving.exposure import tokens_of
 from serving.http.app import Parts, Site
+from serving.http.console import OPEN_PAGES, Console
 from serving.http.metrics import Metrics
 from serving.http.protocol import guarded
 from serving.prefetch import PrefetchCache
-from serving.repository import open_repo
 from serving.request_log import RequestLog
-from serving.similar import SharedIndex, SimilarItems
+from serving.similar import SharedIndex
+from serving.site import SiteFiles
 
 #: The event loop and the thread that reads take turns; Python's 5 ms until one must give way are longer than a request.
 _SWITCH_SECONDS: Final = 0.0005
 _log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, repo: Path, listening: socket.socket, metrics: Path | None) -> None:
+def serve(files: SiteFiles, listening: socket.socket, metrics: Path | None) -> None:
     """Answer on `listening` until SIGTERM or SIGINT, then end what runs, write what waits for the log, and close the stores.
 
     Args:
-        settings: of the site.
-        repo: Feast feature repository.
+        files: the site.
         listening: a bound socket, which workers share.
         metrics: see `Metrics`.
 
     Raises:
-        Misconfigured: as `RankingClient.from_repo`, or no readable token file.
+        Misconfigured: as `SiteFiles.open`, or no readable token file.
         Transient: the store does not answer.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
@@ -51,26 +51,27 @@ def serve(settings: Settings, repo: Path, listening: socket.socket, metrics: Pat
         # uvicorn raises them once more at its end, when the stores are still to be closed.
         signal.signal(number, lambda *_: None)
     with contextlib.ExitStack() as stack:
-        parts = _open(settings, repo, Metrics(metrics), stack)
-        site = Site(parts)
+        parts = _open(files, Metrics(metrics), stack)
+        console = Console(parts.client, parts.live, files.settings)
+        stack.callback(console.close)
+        site = Site(parts, console.router(), OPEN_PAGES)
         stack.callback(site.close)
         _warm_up(parts.client)
-        uvicorn.Server(_config(site, settings)).run([listening])
+        uvicorn.Server(_config(site, files.settings)).run([listening])
 
 
-def _open(settings: Settings, repo: Path, metrics: Metrics, stack: contextlib.ExitStack) -> Parts:
+def _open(files: SiteFiles, metrics: Metrics, stack: contextlib.ExitStack) -> Parts:
     """Everything that a worker holds open, closed by `stack` in reverse order."""
-    log = None
+    log, settings = None, files.settings
     if settings.serving_log_folder is not None:
         log = RequestLog(settings.serving_log_folder, rate=settings.serving_log_rate, random=SystemRandom(), clock=wall_clock)
         stack.callback(log.close)
         metrics.watch_lost(lambda: log.lost)
-    store, live = open_repo(repo)
+    store, live = files.open()
     client = stack.enter_context(RankingClient(store, live, log=log, prefetched=PrefetchCache(time.monotonic)))
-    similar = SimilarItems(store, index=SharedIndex(settings))
-    stack.callback(similar.close)
+    client.use_index(SharedIndex(settings))
     metrics.kernel(CHOSEN.name)
-    return Parts(client, live, settings, tokens_of(settings), metrics, similar)
+    return Parts(client, live, settings, tokens_of(settings), metrics)
 
 
 def _warm_up(client: RankingClient) -> None:
