@@ -20,7 +20,8 @@ from moontide.stores.kv import Clock, wall_clock
 from serving.reading import Keys, Vectors, numbered
 from serving.table_layout import TableFile, table_path
 
-_ATTEMPTS: Final = 1_000
+#: A writer that is kept from running in the middle of a row is waited for so often; then the store is asked.
+_ATTEMPTS: Final = 50
 _BLOCK_ROWS: Final = 4_096
 _ABSENT: Final = -1
 
@@ -57,7 +58,7 @@ class TableState:
 
 @dataclass(slots=True)
 class TableReads:
-    """Ids this process was asked for, by where they were read; `torn` ones were left half written by a writer that died."""
+    """Ids this process was asked for, by where they were read; `torn` ones were half written, and came from the store."""
 
     table: int = 0
     store: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore
 from moontide.stores.kv import wall_clock
 from serving.reading import StoreVectors
-from serving.repository import open_repo
+from serving.site import SiteFiles
 from serving.table import VectorTables
 from serving.table_changes import ChangeSource
 from serving.table_follow import TableKeeper
@@ -42,16 +43,23 @@ def open_tables(settings: Settings, store: OnlineStore) -> VectorTables:
     return VectorTables(tables_folder(settings), StoreVectors(store))
 
 
-def keep_tables(settings: Settings, repo: Path, stop: threading.Event) -> None:
-    """Write the tables of the repository's services until `stop` is set; `MOONTIDE_SERVING_TABLE_*` and `MOONTIDE_KAFKA_*` apply.
+def keep_tables(files: SiteFiles) -> None:
+    """Write the tables of a site's services until SIGTERM or SIGINT; run it in a process of its own, as its main thread.
+
+    Args:
+        files: the site; its ``serving_table_*`` and ``kafka_*`` settings apply.
 
     Raises:
-        Misconfigured: another process writes them, the folder cannot be written, the repository cannot be opened, or unsafe
-            settings of the change stream.
+        Misconfigured: another process writes them, the folder cannot be written, the site cannot be opened, or unsafe settings of
+            the change stream.
         SpaceMismatch: the store holds vectors of another encoder.
+        Transient: the store does not answer at the start.
     """
+    stop, settings = threading.Event(), files.settings
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     with ExitStack() as stack:
-        store, live = open_repo(repo)
+        store, live = files.open()
         stack.callback(store.close)
         writers = []
         for space in table_spaces(live):
