@@ -4,95 +4,92 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Final
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from moontide.embeddings import Embeddings
 from moontide.errors import Misconfigured, Transient
 from moontide.live import Service
-from moontide.request_log import ITEM_FIELDS, ITEM_VERSION, REQUEST_LOG, VERSION, vector_digests
-from moontide.sequences import BehaviourSequence
-from moontide.simtier import TierCounts, tier_counts
-from moontide.stores.base import OnlineStore
 from moontide.stores.offline_files import FileTree
-from moontide.stores.versioned import Versioned, read_vectors, read_versioned
-from moontide.views import item_features, user_sequence
+from serving.served import Served, log_row, read_served
+
+__all__ = ["Limits", "RequestLog", "Served", "log_row", "read_served"]
 
 _log = logging.getLogger(__name__)
+_DAY_US: Final = 86_400_000_000
+_LEFT_SECONDS: Final = 86_400
+#: How long `flush` and `close` wait for a disk that does not answer.
+PATIENCE_SECONDS: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Served:
-    """What one request of C candidates was made from, each part with the records it was read in.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When files are written, and how much may wait for them.
 
-    `candidates` (C rows) and `tiers` are what `moontide.features.request_tiers` gives; `read` has the records of the candidates,
-    then of the history; `fields` has the service's item fields by name, C values each.
-    """
-
-    user_id: str
-    sequence: BehaviourSequence
-    candidates: Embeddings
-    tiers: TierCounts
-    read: Versioned
-    items: Versioned
-    fields: dict[str, pa.Array]
-
-
-def read_served(store: OnlineStore, service: Service, user_id: str, ids: list[str]) -> Served:
-    """Everything `RankingClient.features` reads, in as many reads, with versions.
+    Args:
+        rows: requests in a file, at most.
+        seconds: longest that a request waits before its file is begun.
+        bytes: of requests that wait, in memory; beyond it requests are lost.
 
     Raises:
-        SpaceMismatch: the store holds another space's vectors.
+        Misconfigured: fewer than 1 row, or nothing may wait.
     """
-    spec = service.simtier
-    sequence = store.read_sequences(user_sequence(spec.sequence), [user_id])[0]
-    vectors, read = read_vectors(store, service.space, [*ids, *sequence.item_ids[-spec.length :]])
-    candidates, history = vectors.take(slice(0, len(ids))), vectors.take(slice(len(ids), None))
-    tiers = tier_counts(candidates, history, spec)
-    items = read_versioned(store, item_features(), ids if service.item_fields else [])
-    fields = {name: _values(items, name) for name in service.item_fields}
-    return Served(user_id, sequence, candidates, tiers, read, items, fields)
+
+    rows: int = 256
+    seconds: float = 60.0
+    bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.seconds <= 0 or self.bytes < 1:
+            raise Misconfigured(f"request log: expected 1 or more rows, seconds and bytes above 0, got {self}")
 
 
 class RequestLog:
-    """Takes a share of the requests and writes them, whole files at a time. Thread-safe; close it, or what waits is lost.
+    """Takes a share of the requests; a thread of its own writes them, whole files at a time. Thread-safe; close it.
 
-    A file that cannot be written costs its requests, never a ranking: they are counted in `lost`.
+    A request that cannot be written costs itself, never a ranking: `add` waits for no disk, and what is lost is counted in
+    `lost`. The thread starts with the first request, so that a process may fork before it.
 
     Args:
         folder: where files go, below ``date=YYYY-MM-DD``.
         rate: share of the requests that is logged, 0 to 1.
         random: draws the sample and the ids of requests that have none.
         clock: microseconds UTC.
-        rows: requests in a file.
+        limits: of files and memory.
 
     Attributes:
-        lost: requests that could not be written.
+        written, lost: requests that are in files, and that will never be.
 
     Raises:
-        Misconfigured: a rate outside 0 to 1, fewer than 1 row, or a URI that cannot be opened.
+        Misconfigured: a rate outside 0 to 1, or a URI that cannot be opened.
     """
 
-    def __init__(self, folder: str | Path, *, rate: float, random: Random, clock: Callable[[], int], rows: int = 256) -> None:
-        if not 0 <= rate <= 1 or rows < 1:
-            raise Misconfigured(f"request log: expected a rate of 0 to 1 and 1 or more rows, got {rate} and {rows}")
+    def __init__(
+        self, folder: str | Path, *, rate: float, random: Random, clock: Callable[[], int], limits: Limits | None = None
+    ) -> None:
+        if not 0 <= rate <= 1:
+            raise Misconfigured(f"request log: expected a rate of 0 to 1, got {rate}")
         self._tree = FileTree.at(folder)
-        self._rate, self._random, self._clock, self._rows = rate, random, clock, rows
-        self._lock = threading.Lock()
-        self._waiting: dict[str, list[pa.Table]] = {}
-        self.lost = 0
+        self._rate, self._random, self._clock, self._limits = rate, random, clock, limits or Limits()
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[int, pa.Table]] = deque()
+        self._bytes = 0
+        self._since = 0.0
+        self._writing = self._asked = self._closed = False
+        self._thread: threading.Thread | None = None
+        self.written = self.lost = 0
 
     def sampled(self) -> bool:
         """Whether the next request is to be logged."""
-        with self._lock:
+        with self._changed:
             return self._random.random() < self._rate
 
     def now(self) -> int:
@@ -100,7 +97,7 @@ class RequestLog:
         return self._clock()
 
     def add(self, service: Service, served: Served, served_at: int, request_id: str | None = None) -> None:
-        """Take one request; every `rows` of a day are written at once.
+        """Take one request.
 
         Args:
             service: what was served.
@@ -108,93 +105,93 @@ class RequestLog:
             served_at: microseconds UTC, before the first read.
             request_id: of the caller; None: drawn.
         """
-        with self._lock:
+        with self._changed:
             name = request_id or f"{self._random.getrandbits(128):032x}"
-            day = datetime.fromtimestamp(served_at // 1_000_000, UTC).date().isoformat()
-            some = self._waiting.setdefault(day, [])
-            some.append(log_row(service, served, served_at, name))
-            full = self._waiting.pop(day) if len(some) >= self._rows else []
-        self._write(day, full)
+        try:
+            row = log_row(service, served, served_at, name)
+        except (pa.ArrowException, ValueError) as error:
+            # Text of the caller that is no UTF-8, for one.
+            self._lose(1, type(error).__name__)
+            return
+        with self._changed:
+            if not self._closed and self._bytes + row.nbytes <= self._limits.bytes:
+                self._since = self._since if self._waiting else time.monotonic()
+                self._waiting.append((served_at // _DAY_US, row))
+                self._bytes += row.nbytes
+                self._start()
+                if len(self._waiting) == 1 or len(self._waiting) >= self._limits.rows:
+                    self._changed.notify_all()
+                return
+        self._lose(1, "too many wait for the disk, or the log is closed")
 
     def flush(self) -> None:
-        """Write what waits."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, {}
-        for day, some in waiting.items():
-            self._write(day, some)
+        """Write what waits; returns when it is written or lost, or after `PATIENCE_SECONDS`."""
+        with self._changed:
+            self._asked = bool(self._waiting)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._thread is None or not (self._waiting or self._writing), PATIENCE_SECONDS)
 
     def close(self) -> None:
-        """`flush`."""
+        """`flush`; what a disk that does not answer still keeps waiting is lost. Again is fine."""
         self.flush()
+        with self._changed:
+            self._closed = True
+            left = len(self._waiting)
+            self._waiting.clear()
+            self._bytes = 0
+            self._changed.notify_all()
+        self._lose(left, "the disk did not answer")
 
-    def _write(self, day: str, some: list[pa.Table]) -> None:
-        if not some:
-            return
-        try:
-            self._tree.commit(f"date={day}", "requests", pa.concat_tables(some).combine_chunks())
-        except Transient as error:
-            self.lost += len(some)
-            _log.warning("%d logged requests are lost: %s", len(some), error)
+    def _start(self) -> None:
+        if self._thread is None:
+            # A daemon: a disk that hangs must not keep the process.
+            self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+            self._thread.start()
 
+    def _run(self) -> None:
+        with suppress(OSError):
+            # What processes that were killed while they wrote have left.
+            self._tree.sweep(self._clock() / 1e6 - _LEFT_SECONDS)
+        while True:
+            with self._changed:
+                while not self._due():
+                    if self._closed:
+                        return
+                    left = self._since + self._limits.seconds - time.monotonic()
+                    self._changed.wait(max(left, 0.0) if self._waiting else None)
+                count = min(len(self._waiting), self._limits.rows)
+                taken = [self._waiting.popleft() for _ in range(count)]
+                self._since = time.monotonic()
+                self._asked = self._asked and bool(self._waiting)
+                self._writing = True
+            self._write(taken)
+            with self._changed:
+                self._bytes -= sum(row.nbytes for _, row in taken) if not self._closed else 0
+                self._writing = False
+                self._changed.notify_all()
 
-def log_row(service: Service, served: Served, served_at: int, request_id: str) -> pa.Table:
-    """One row of `REQUEST_LOG`."""
-    count, found = len(served.candidates), served.candidates
-    versions = _versions(served.read, VERSION)
-    behaviours = served.sequence.behaviours
-    columns: dict[str, Any] = {
-        "request_id": request_id,
-        "user_id": served.user_id,
-        "service": service.name,
-        "space": service.space.id,
-        "encoder_digest": service.space.encoder_digest,
-        "simtier": service.simtier.spec_id,
-        "sequence_version": served.sequence.version,
-        "sequence_item_ids": [b.item_id for b in behaviours],
-        "sequence_actions": [b.action for b in behaviours],
-        "sequence_times": [b.time for b in behaviours],
-        "item_ids": list(found.ids or ()),
-        "embedding_present": found.present.tolist(),
-        "vector_digests": vector_digests(found.codes, found.scale, found.present),
-        "fields": [name for name in served.fields if name in ITEM_FIELDS],
-    }
-    whole: dict[str, pa.Array] = {
-        "served_at": pa.array([served_at], pa.int64()).cast(REQUEST_LOG.field("served_at").type),
-        "history_versions": _one(versions.slice(count)),
-        "versions": _one(versions.slice(0, count)),
-        "counts": _one(pa.array(served.tiers.counts.ravel())),
-        "missing": _one(pa.array(served.tiers.missing)),
-        "item_versions": _one(_versions(served.items, ITEM_VERSION)),
-    }
-    for name, column in ITEM_FIELDS.items():
-        kind = REQUEST_LOG.field(column).type
-        whole[column] = _one(served.fields[name]).cast(kind) if name in served.fields else pa.nulls(1, kind)
-    arrays = [whole[f.name] if f.name in whole else pa.array([columns[f.name]], f.type) for f in REQUEST_LOG]
-    return pa.table(arrays, schema=REQUEST_LOG)
+    def _due(self) -> bool:
+        """Whether a file is to be written now."""
+        waiting, limits = len(self._waiting), self._limits
+        old = time.monotonic() - self._since >= limits.seconds
+        return waiting >= limits.rows or (waiting > 0 and (self._asked or old))
 
+    def _write(self, taken: list[tuple[int, pa.Table]]) -> None:
+        for day in sorted({day for day, _ in taken}):
+            some = [row for at, row in taken if at == day]
+            folder = datetime.fromtimestamp(day * _DAY_US // 1_000_000, UTC).date().isoformat()
+            try:
+                self._tree.commit(f"date={folder}", "requests", pa.concat_tables(some).combine_chunks())
+            except Transient as error:
+                self._lose(len(some), str(error))
+            except Exception as error:  # noqa: BLE001 - the edge of the thread: without it nothing would be logged again
+                self._lose(len(some), type(error).__name__)
+            else:
+                with self._changed:
+                    self.written += len(some)
 
-def _one(values: pa.Array) -> pa.Array:
-    """All values as the list of one row."""
-    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
-
-
-def _versions(read: Versioned, kind: pa.StructType) -> pa.Array:
-    """(B,) structs, null where there is no record."""
-    at = pa.array(np.maximum(read.at, 0))
-    parts = [_taken(read.records[field.name], at, len(read.at)).cast(field.type) for field in kind]
-    return pa.StructArray.from_arrays(parts, fields=list(kind), mask=pa.array(read.at < 0))
-
-
-def _values(items: Versioned, name: str) -> pa.Array:
-    """(C,) values of an item field, null where there is no record or a tombstone."""
-    at = pa.array(np.maximum(items.at, 0))
-    gone = _taken(items.records["deleted"], at, len(items.at)).to_numpy(zero_copy_only=False).astype(bool) | (items.at < 0)
-    values = _taken(items.records[name], at, len(items.at))
-    return pc.if_else(pa.array(gone), pa.scalar(None, values.type), values)
-
-
-def _taken(column: pa.ChunkedArray, at: pa.Array, count: int) -> pa.Array:
-    if not len(column):
-        return pa.nulls(count, column.type)
-    taken = column.combine_chunks().take(at)
-    return taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken
+    def _lose(self, count: int, why: str) -> None:
+        if count:
+            with self._changed:
+                self.lost += count
+            _log.warning("%d logged requests are lost: %s", count, why)
