@@ -53,11 +53,10 @@ class World:
         times = {"event_timestamp": NOW, "encoded_at": NOW + 5, "content_known_at": NOW}
         store.write_rows(views.embedding_view(space), embedding_rows(vectors, source_version=1, **times))
         items = ["hat-1", "hat-2", "nobody", "hat-2"]
-        stamps = pa.array([[NOW + n for n in range(4)]], pa.list_(schemas.TIMESTAMP))
         one = pa.array([NOW], schemas.TIMESTAMP)
         columns = {
             "user_id": ["u:1"], "event_timestamp": one, "created": one, "item_ids": [items], "actions": [["buy"] * 4],
-            "times": stamps, "sequence_version": [0],
+            "times": [[NOW + n for n in range(4)]], "sequence_version": [0],
         }  # fmt: skip
         store.write_rows(
             views.user_sequence(), pa.table([columns[f.name] for f in schemas.USER_SEQUENCE], schema=schemas.USER_SEQUENCE)
