@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranking.metrics import (
+    Segment,
     auc,
     calibration,
     calibration_error,
@@ -97,6 +98,27 @@ def evaluate(
     return {name: _figures(labels[mask], logits[mask], users[mask]) for name, mask in masks.items()}
 
 
+def calibration_figures(
+    labels: NDArray[np.floating], logits: NDArray[np.floating], slices: Mapping[str, Bools]
+) -> dict[str, dict[str, float]]:
+    """Of ``whole`` and each slice what a change of scale of the logits moves: ``log_loss``, ``normalised_entropy``,
+    ``calibration`` and ``calibration_error``, as `evaluate` has them.
+    """
+    masks = {WHOLE: np.ones(len(labels), bool), **slices}
+    return {
+        name: _scale_figures(labels[mask], logits[mask], segments(labels[mask], logits[mask])) for name, mask in masks.items()
+    }
+
+
+def _scale_figures(labels: NDArray[np.floating], logits: NDArray[np.floating], tenths: list[Segment]) -> dict[str, float]:
+    return {
+        "log_loss": log_loss(labels, logits),
+        "normalised_entropy": normalised_entropy(labels, logits),
+        "calibration": calibration(labels, logits),
+        "calibration_error": calibration_error(tenths),
+    }
+
+
 def _figures(labels: NDArray[np.floating], logits: NDArray[np.floating], users: Ints) -> dict[str, Any]:
     found = user_aucs(users, labels, logits)
     tenths = segments(labels, logits)
@@ -106,9 +128,6 @@ def _figures(labels: NDArray[np.floating], logits: NDArray[np.floating], users: 
         "users": len(found.user),
         "auc": auc(labels, logits),
         "gauc": gauc(found),
-        "log_loss": log_loss(labels, logits),
-        "normalised_entropy": normalised_entropy(labels, logits),
-        "calibration": calibration(labels, logits),
-        "calibration_error": calibration_error(tenths),
+        **_scale_figures(labels, logits, tenths),
         "segments": [asdict(each) for each in tenths],
     }

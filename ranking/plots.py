@@ -12,7 +12,7 @@ import numpy as np
 mpl.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen before)
 
-from ranking.results import VARIANTS, heading, title  # noqa: E402
+from ranking.results import about, heading, title  # noqa: E402
 
 FIGURE: Final = "whole gauc"
 #: Rows of the calibration plot: more lines than these hide each other.
@@ -54,7 +54,7 @@ def draw_differences(body: Body) -> Any:
             x, ends = _bars(list(found.values()))
             axes.errorbar(x, y, xerr=ends, fmt="o", markersize=4, capsize=2, label=f"L = {group['length']}")
         axes.axvline(0, color="black", linewidth=0.6)
-        axes.set_title(VARIANTS.get(variant, variant), fontsize=9)
+        axes.set_title(about(groups[0]), fontsize=9)
         axes.set_xlabel("GAUC less ID, points; 95 % over seeds and users", fontsize=8)
         axes.legend(fontsize=8)
     panels[0][0].set_yticks(range(len(names)), names, fontsize=8)
@@ -85,7 +85,7 @@ def draw_lengths(body: Body) -> Any:
         axes.axhline(0, color="black", linewidth=0.6)
         axes.set_xlabel("L, behaviours of a history")
         axes.set_ylabel("GAUC less ID at the same L, points", fontsize=8)
-        axes.set_title(VARIANTS.get(variant, variant), fontsize=9)
+        axes.set_title(about(groups[0]), fontsize=9)
         axes.legend(fontsize=7)
     return figure
 

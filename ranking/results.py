@@ -41,6 +41,11 @@ LEVELS: Final = (
     ("calibration", "whole calibration", 1.0, 3), ("calibration, new items", "new_items calibration", 1.0, 3),
     ("new items: GAUC", "new_items gauc", 100.0, 2), ("new items: AUC", "new_items auc", 100.0, 2),
 )  # fmt: skip
+#: Column, slice and figure before and after recalibration, and digits.
+RECALIBRATED: Final = (
+    ("log-loss", "whole", "log_loss", 4), ("NE", "whole", "normalised_entropy", 4), ("calibration", "whole", "calibration", 3),
+    ("calibration, new items", "new_items", "calibration", 3),
+)  # fmt: skip
 
 
 def as_markdown(body: Mapping[str, Any]) -> str:
@@ -54,9 +59,21 @@ def title(row: Mapping[str, Any]) -> str:
     return f"{name} ({row['space']})" if row["space"] else name
 
 
+def about(group: Mapping[str, Any]) -> str:
+    """What the impressions are: the published set, the variant that was sampled, or, of a training set of others, its labels."""
+    card = group["card"]
+    given = card.get("input", {})
+    sampled = given.get("sampler", {}).get("variant")
+    if card.get("source"):
+        return str(card["source"])
+    if sampled is None and given:
+        return "Impressions as they were given"
+    return VARIANTS.get(sampled or group["variant"], str(sampled or group["variant"]))
+
+
 def heading(group: Mapping[str, Any]) -> str:
     """``Items new to the user, L = 50``."""
-    return f"{VARIANTS.get(group['variant'], group['variant'])}, L = {group['length']}"
+    return f"{about(group)}, L = {group['length']}"
 
 
 def document(body: Mapping[str, Any], plots: Sequence[Path]) -> str:
@@ -102,8 +119,8 @@ def _group(group: Mapping[str, Any]) -> str:
         ["model", "seeds", *(column for column, *_ in LEVELS)],
         [[title(row), str(len(row["seeds"])), *_levels(row)] for row in rows],
     )
-    between = _between(group)
-    return f"### {heading(group)}\nTest impressions: {parts}.\n\n{differences}\n{levels}\n{slices}\n{between}"
+    rest = "\n".join((slices, _between(group), _recalibrated(rows)))
+    return f"### {heading(group)}\nTest impressions: {parts}.\n\n{differences}\n{levels}\n{rest}"
 
 
 def _cells(row: Mapping[str, Any], columns: Sequence[tuple[str, str, float]]) -> list[str]:
@@ -126,6 +143,23 @@ def _levels(row: Mapping[str, Any]) -> list[str]:
         number(_number(figures.get(name or "whole gauc"), "value" if name else "spread", unit), digits)
         for _, name, unit, digits in LEVELS
     ]
+
+
+def _recalibrated(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Test figures before and after a scale fitted on the validation days; empty where no run has them."""
+    known = [row for row in rows if row.get("recalibrated") is not None]
+    if not known:
+        return ""
+    head = [f"{column}, {when}" for column, *_ in RECALIBRATED for when in ("before", "after")]
+    cells = [[title(row), *_pairs(row["recalibrated"])] for row in known]
+    return "Recalibrated on the validation days, AUC and GAUC as they were:\n\n" + markdown(["model", *head], cells)
+
+
+def _pairs(found: Mapping[str, Any]) -> list[str]:
+    tests = [found[when]["test"] for when in ("before", "after")]
+    return [
+        number(_number(test.get(part), name, 1.0), digits) for _, part, name, digits in RECALIBRATED for test in tests
+    ]  # fmt: skip
 
 
 def _number(figure: Mapping[str, float | None] | None, key: str, unit: float) -> float:

@@ -2,7 +2,8 @@
 
 ``NAME.json``: ``format_version``; ``settings`` (model, space, length, variant, seed, digest of the configuration and all else
 that decides the outcome); ``card`` of the data; ``curve``: a list of ``epoch``, ``train_loss`` and ``validation`` (`headline`);
-``test`` (`evaluate`); ``seconds``; ``rows``: ``digest`` and ``count`` of the test impressions. ``NAME.npz``: ``logits`` (I,) f4.
+``test`` (`evaluate`); ``recalibrated`` (`recalibration.recalibrated`; not in every file); ``seconds``; ``rows``: ``digest`` and
+``count`` of the test impressions. ``NAME.npz``: ``logits`` (I,) f4.
 
 The test impressions are the same for every model of a comparison, so they are in one file, ``rows-<digest>.npz``: ``user`` and
 ``item`` (I,) i4, ``label`` (I,) f4 and ``slice_<name>`` (I,) bool. No pickle is written or read.

@@ -5,7 +5,8 @@ A group, one per variant and length: ``variant``, ``length``, ``base``; ``card``
 ``slices`` (rows, positives and users of each), ``rows``, ``pairs``.
 A row: ``name``, ``model``, ``space``, ``control``, ``seeds`` (those that the base has too), ``seconds`` (mean of a run);
 ``figures`` by ``"<slice> <measure>"``: ``value``, ``spread`` (standard deviation over seeds), ``difference`` to the base and its
-95 % interval, ``low`` to ``high``; ``segments`` of the whole set (means over seeds).
+95 % interval, ``low`` to ``high``; ``segments`` of the whole set (means over seeds); ``recalibrated``: ``slope``, ``intercept``,
+``before`` and ``after`` as in a run file (means over seeds), null where a run has none.
 A pair of rows: ``first``, ``second``, ``seeds``, and ``figures``: differences ``first`` less ``second`` of `PAIRED`.
 Figures are shares (0..1) and nats; what does not exist is null.
 """
@@ -116,6 +117,7 @@ def _row(row: Row, base: Row | None, config: RankingConfig, resampler: Resampler
         "name": row.name, "model": row.model, "space": row.space, "control": config.model(row.model).shuffle, "seeds": seeds,
         "seconds": statistics.fmean(body.get("seconds", 0.0) for body in bodies) if bodies else None,
         "figures": figures, "segments": _segments([body.get("test", {}) for body in bodies]),
+        "recalibrated": _means([body.get("recalibrated") for body in bodies]),
     }  # fmt: skip
 
 
@@ -158,6 +160,15 @@ def _segments(tests: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
         {key: statistics.fmean(each[key] for each in tenth) for key in ("predicted", "observed")}
         for tenth in zip(*found, strict=True)
     ]
+
+
+def _means(found: Sequence[Any]) -> Any:
+    """Means over seeds of numbers in mappings of one shape; None where a seed has none."""
+    if not found or any(each is None for each in found):
+        return None
+    if isinstance(found[0], Mapping):
+        return {key: _means([each[key] for each in found]) for key in found[0]}
+    return statistics.fmean(found)
 
 
 def _curve(point: Point, run: RunFile) -> dict[str, Any]:

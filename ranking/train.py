@@ -13,15 +13,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from encoders.arguments import positive
 from encoders.training.checkpoint import CheckpointFolder
 from moontide.errors import MoontideError
 from ranking.config import ModelConfig, RankingConfig, load_config
 from ranking.evaluation import evaluate, slices_of
-from ranking.fit import Say, Trial, fit, score
+from ranking.fit import Fitted, Say, Trial, fit, score
 from ranking.prepare import prepare, read_data
+from ranking.recalibration import recalibrated
 from ranking.run_file import TestRows, write_run
 from ranking.stages import make_stage, new_model
 from ranking.weights import write_weights
@@ -46,7 +49,8 @@ def run(arguments: argparse.Namespace, say: Say, clock: Callable[[], float]) -> 
     body = {
         "settings": _settings(arguments, config, chosen, trial), "card": dict(data.card), "curve": list(fitted.curve),
         "make_curve": list(made.curve) if made is not None else [],
-        "test": evaluate(rows.label, logits, rows.user, rows.slices), "seconds": clock() - started,
+        "test": evaluate(rows.label, logits, rows.user, rows.slices), "recalibrated": _recalibrated(trial, fitted, rows, logits),
+        "seconds": clock() - started,
     }  # fmt: skip
     write_run(arguments.json, body, rows, logits)
     if arguments.save is not None:
@@ -59,6 +63,12 @@ def _test_rows(trial: Trial) -> TestRows:
     known = data.known[data.request[test]]
     slices = slices_of(data.item[test], known, data.item[train], data.label[train])
     return TestRows(examples.users(test), data.item[test], data.label[test], slices)
+
+
+def _recalibrated(trial: Trial, fitted: Fitted, rows: TestRows, logits: NDArray[np.float32]) -> dict[str, Any] | None:
+    days = trial.examples.split.validation
+    known = trial.examples.data.label[days], score(fitted.model, trial.examples, days)
+    return recalibrated(known, (rows.label, logits), rows.slices)
 
 
 def _settings(arguments: argparse.Namespace, config: RankingConfig, chosen: ModelConfig, trial: Trial) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ranking import train
 from ranking.compare import main
 from ranking.config import load_config
 from ranking.plan import Wanted, data_digest, points_of, run_of
-from ranking.results import BEGIN, END, as_markdown, difference, put
+from ranking.results import BEGIN, END, as_markdown, difference, heading, put
 from ranking.results import main as write_results
 
 pytestmark = pytest.mark.unit
@@ -281,6 +281,39 @@ def test_markers_must_be_there_once():
     for text in ("", f"{END}\n{BEGIN}\n", f"{BEGIN}\n{END}\n{BEGIN}\n{END}\n"):
         with pytest.raises(Misconfigured):
             put(text, "")
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ({}, "All positives"), ({"rows": 3}, "All positives"), ({"source": "taobao-mm", "rows": 3}, "taobao-mm"),
+        ({"input": {"labels": 9, "sampler": {"variant": "new"}}}, "Items new to the user"),
+        ({"input": {"labels": 9, "impressions": "log.parquet", "behaviours": None}}, "Impressions as they were given"),
+    ],
+)  # fmt: skip
+def test_a_heading_says_what_the_impressions_are(card, expected):
+    assert heading({"variant": "all", "length": 7, "card": card}) == f"{expected}, L = 7"
+
+
+def test_recalibrated_figures_are_shown_where_every_seed_has_them(shop):
+    train_here(shop, lengths=(5,), seeds=2, models=("simtier",))
+    paths = sorted((shop / "out" / "runs").glob("*/result.json"))
+    figures = {"log_loss": 0.5, "normalised_entropy": 0.9, "calibration": 0.8}
+    for path in paths:
+        whole = {"slope": 1.0, "intercept": 0.0, "before": {"validation": figures, "test": {"whole": figures}}}
+        seed = int(path.parent.name[-1])
+        whole["after"] = {
+            "validation": figures,
+            "test": {"whole": {**figures, "calibration": 1.0 + 0.02 * seed}, "new_items": {}},
+        }
+        body = json.loads(path.read_text())
+        path.write_text(json.dumps({**body, "recalibrated": None if "simtier-svd-s1" in str(path) else whole}))
+    assert compare(shop, "--collect", "--lengths", 5, "--seeds", 2, "--models", "simtier") == 0
+    rows = {row["name"]: row for row in json.loads((shop / "out" / "table.json").read_text())["groups"][0]["rows"]}
+    assert rows["id"]["recalibrated"]["after"]["test"]["whole"]["calibration"] == pytest.approx(1.01)
+    assert rows["simtier/svd"]["recalibrated"] is None
+    table = (shop / "out" / "table.md").read_text().partition("Recalibrated on the validation days")[2]
+    assert "| + SimTier (moon) | 0.5000 | 0.5000 | 0.9000 | 0.9000 | 0.800 | 1.010 | - | - |" in table and "svd" not in table
 
 
 def test_cells_are_bold_where_the_interval_excludes_zero():

@@ -213,6 +213,9 @@ def test_a_tiny_model_end_to_end_twice_the_same(tmp_path, capsys):
     first, again = (read_run(tmp_path / name / "run.json") for name in ("a", "b"))
     assert (first.logits == again.logits).all()
     assert first.body["test"]["whole"]["rows"] == len(first.logits) > 0
+    assert first.body["recalibrated"] == again.body["recalibrated"]
+    assert first.body["recalibrated"]["after"]["validation"]["calibration"] == pytest.approx(1.0, abs=1e-9)
+    assert first.body["recalibrated"]["before"]["test"]["whole"]["log_loss"] == first.body["test"]["whole"]["log_loss"]
     assert first.body["settings"]["space"]["id"] == "toy_v1"
     assert [record["epoch"] for record in first.body["make_curve"]] == [1]
     assert main([*command, "--model", "id", "--json", str(tmp_path / "id.json"), "--save", str(tmp_path / "id.safetensors")]) == 0
