@@ -17,7 +17,8 @@ from moontide.live import LiveSpaces, Service
 from moontide.stores.base import OnlineStore
 from moontide.views import item_features, user_sequence
 from serving.features import Features, vector_column
-from serving.prefetch import Prefetch, PrefetchCache, PrefetchKey
+from serving.prefetch import Prefetch, PrefetchCache
+from serving.prefetch_key import PrefetchKey
 from serving.reading import Request, StoreVectors, Vectors, read_ahead, read_candidates, read_request
 from serving.request_log import RequestLog, read_served
 from serving.similar import BlockSource, SharedIndex, SimilarItems
@@ -161,7 +162,7 @@ class RankingClient:
         names.require_ids([user_id], what=names.USER_ID)
         names.require_ids([request_id], what="request_id")
         if self._prefetched is not None:
-            key = PrefetchKey(request_id, user_id, chosen.name)
+            key = PrefetchKey(request_id, user_id, chosen)
             self._prefetched.fill(key, lambda: read_ahead(self._store, self._vectors, chosen, user_id))
 
     def warm_up(self) -> None:
@@ -180,7 +181,7 @@ class RankingClient:
     def _request(self, chosen: Service, user_id: str, ids: list[str], request_id: str | None) -> tuple[Request, Prefetch]:
         ahead, came = None, Prefetch.OFF
         if self._prefetched is not None and request_id is not None:
-            ahead, came = self._prefetched.take(PrefetchKey(request_id, user_id, chosen.name))
+            ahead, came = self._prefetched.take(PrefetchKey(request_id, user_id, chosen))
         if ahead is None:
             return read_request(self._store, self._vectors, chosen, user_id, ids), came
         return read_candidates(ahead, self._vectors, chosen, ids), came

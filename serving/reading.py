@@ -71,9 +71,16 @@ class UserSide:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UserAhead:
-    """A user side that was read ahead of its candidates; `numbers` are the keys of the items in it, none below 0."""
+    """A user side that was read ahead of its candidates.
+
+    Attributes:
+        side: what a request needs of it.
+        ids: L item ids, newest last.
+        numbers: the key of each of these items, none below 0.
+    """
 
     side: UserSide
+    ids: Sequence[str]
     numbers: dict[str, int]
 
 
@@ -112,7 +119,7 @@ def read_ahead(store: OnlineStore, vectors: Vectors, service: Service, user_id: 
     version, seen = read_sequence(store, service, user_id)
     numbers, keys = numbered(seen)
     found, _ = vectors.read_keyed(service.space, seen)
-    return UserAhead(UserSide(version, found, keys), numbers)
+    return UserAhead(UserSide(version, found, keys), seen, numbers)
 
 
 def read_candidates(ahead: UserAhead, vectors: Vectors, service: Service, item_ids: Sequence[str]) -> Request:
