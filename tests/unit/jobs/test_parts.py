@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import _index, backfill_embeddings, compact_log, package, parity_audit, simtier_backfill, training_set, user_sequences
+from jobs import (
+    _index,
+    backfill_embeddings,
+    compact_log,
+    impressions,
+    package,
+    parity_audit,
+    simtier_backfill,
+    training_set,
+    user_sequences,
+)
 from jobs._cli import Exit, run
 from jobs._progress import Progress, progress_line
 from jobs._rejects import Rejected, RejectFile
@@ -21,7 +31,16 @@ from moontide.settings import Settings
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[3]
-PROGRAMS = [backfill_embeddings, compact_log, package, parity_audit, simtier_backfill, training_set, user_sequences]
+PROGRAMS = [
+    backfill_embeddings,
+    compact_log,
+    impressions,
+    package,
+    parity_audit,
+    simtier_backfill,
+    training_set,
+    user_sequences,
+]
 
 
 def test_progress_line_says_done_rate_and_time_left():
