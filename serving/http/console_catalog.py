@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from moontide import names
 from moontide.errors import Misconfigured
@@ -131,7 +130,10 @@ class Catalog:
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(error) from error
 
-    def _dataset(self) -> ds.Dataset:
+    def _dataset(self) -> Any:
+        # It brings pandas along: a worker whose console nobody opens is without both.
+        import pyarrow.dataset as ds
+
         options = ds.ParquetFragmentScanOptions(use_buffered_stream=True, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         try:
             found = ds.dataset(self.path, format=ds.ParquetFileFormat(default_fragment_scan_options=options))

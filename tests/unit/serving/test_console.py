@@ -1,5 +1,7 @@
 """What the console answers: the values of `RankingClient`, bounded, with titles as they are and never as markup."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +16,9 @@ from moontide.stores import online_store
 from serving import RankingClient
 from serving.http.app import Parts, Site
 from serving.http.console import OPEN_PAGES, Console
+from serving.http.console_spaces import SpaceStates
 from serving.http.tokens import Tokens
+from serving.table import TableState
 from tests.pictures import picture
 
 pytestmark = pytest.mark.unit
@@ -268,3 +272,15 @@ def test_the_page_needs_no_token_and_what_it_reads_does(tmp_path):
         assert world.tiers(user_id="u:1", item_ids=[]).status_code == 200
     finally:
         world.close()
+
+
+def test_the_state_of_a_table_is_shown_beside_its_space(world):
+    state = TableState("moon_v1", 3, 100, True, 0, 2, NOW, NOW + 7, NOW + 9)
+
+    class Tables:
+        def states(self, spaces):
+            return [state for space in spaces if space.id == "moon_v1"]
+
+    states = SpaceStates(world.client, world.live, None, lambda: 0.0, Tables()).read()
+    assert states[0].table == asdict(state)
+    assert world.get("spaces").json()["spaces"][0]["table"] is None
