@@ -1,4 +1,4 @@
-"""Sales of known customers from a data folder, as arrays in time order."""
+"""Sales of known customers from a data folder, as arrays in time order, and the products they are of."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from encoders.tables import column, read_table, read_text_table
 from encoders.transactions import read_log
+from moontide import schemas
 from moontide.errors import Misconfigured
 from moontide.pit.purchases import Purchases
 
@@ -43,6 +46,32 @@ def read_purchases(folder: Path) -> Purchases:
     if log.empty:
         raise Misconfigured(f"{path}: expected sales of known customers, got none; left out: {left_out}")
     return _arrays(log, left_out)
+
+
+def read_catalog(folder: Path, *, known: int | None = None) -> pa.Table:
+    """The products of ``items.csv`` as rows of `schemas.CATALOG`, with titles and median prices, in the order of the file.
+
+    Args:
+        folder: the shop's.
+        known: microseconds UTC from when on all of it was true; None: each product from its first sale on.
+
+    Raises:
+        Misconfigured: a file or column is missing.
+    """
+    items = read_text_table(folder / "items.csv")
+    for name in ("StockCode", "title", "median_price", "first_seen", "is_product"):
+        if name not in items:
+            raise Misconfigured(f"{folder / 'items.csv'}: expected a column {name!r}, got {list(items.columns)}")
+    items = items[items["is_product"].str.lower() == "true"]
+    first = pa.array(items["first_seen"].tolist()).cast(pa.timestamp("us")).cast(pa.int64())
+    since = first if known is None else pa.array(np.full(len(items), known))
+    columns = {
+        "item_id": pa.array(items["StockCode"].tolist(), pa.string()), "title": pa.array(items["title"].tolist(), pa.string()),
+        "price": pa.array(items["median_price"].astype(float).tolist(), pa.float64()),
+        "source_version": pc.divide(since, 1_000_000), "event_timestamp": since.cast(schemas.TIMESTAMP),
+    }  # fmt: skip
+    made = [columns.get(field.name, pa.nulls(len(items), field.type)).cast(field.type) for field in schemas.CATALOG]
+    return pa.table(made, schema=schemas.CATALOG)
 
 
 def _out(log: pd.DataFrame, reason: str, products: set[str]) -> pd.Series:

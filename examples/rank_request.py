@@ -24,8 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from encoders.purchases import read_purchases
-from encoders.tables import read_text_table
+from encoders.purchases import read_catalog, read_purchases
 from moontide import schemas
 from moontide.cli.demo import SERVICE, environment, write_spaces
 from moontide.errors import Misconfigured, MoontideError
@@ -68,7 +67,7 @@ def make_site(site: Path, data: Path, model: str, overrides: Sequence[str] = ())
     home = site / "home"
     home.mkdir(parents=True, exist_ok=True)
     write_spaces(CHECKOUT, home)
-    write_catalog(data, site / "catalog.parquet")
+    pq.write_table(read_catalog(data), site / "catalog.parquet")
     write_behaviours(data, site / "behaviours.parquet")
     service = load_spaces(home / "spaces.toml").service(SERVICE)
     spec = service.simtier
@@ -97,20 +96,6 @@ def make_site(site: Path, data: Path, model: str, overrides: Sequence[str] = ())
         # 3: done, some rows rejected.
         if done.returncode not in (0, 3):
             raise Misconfigured(f"{module}: ended with {done.returncode}; its message is above")
-
-
-def write_catalog(data: Path, path: Path) -> None:
-    """Products as a catalog that was true from each item's first sale on."""
-    items = read_text_table(data / "items.csv")
-    items = items[items["is_product"].str.lower() == "true"]
-    first = pa.array(items["first_seen"].tolist()).cast(pa.timestamp("us")).cast(pa.int64())
-    columns = {
-        "item_id": pa.array(items["StockCode"].tolist()), "title": pa.array(items["title"].tolist()),
-        "price": pa.array(items["median_price"].astype(float).tolist()), "category": pa.array([None] * len(items), pa.string()),
-        "source_version": pc.divide(first, 1_000_000), "event_timestamp": first.cast(schemas.TIMESTAMP),
-    }  # fmt: skip
-    made = [columns.get(field.name, pa.nulls(len(items), field.type)).cast(field.type) for field in schemas.CATALOG]
-    pq.write_table(pa.table(made, schema=schemas.CATALOG), path)
 
 
 def write_behaviours(data: Path, path: Path) -> None:

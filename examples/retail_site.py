@@ -12,16 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from encoders.artifact import Artifact, load_artifact
-from encoders.data import read_data_set
-from encoders.purchases import read_purchases
+from encoders.purchases import read_catalog, read_purchases
 from moontide.errors import MoontideError
 from moontide.pit.purchases import DAY
-from moontide.schemas import TIMESTAMP
 
 SPACES = """\
 [[space]]
@@ -49,20 +45,12 @@ def write_site(data: Path, artifact: Path, home: Path) -> int:
     """Write catalog and spaces; returns how many items the catalog has."""
     loaded = load_artifact(artifact)
     sold = read_purchases(data)
-    items = [example.item for example in read_data_set(data, cutoff=None, licensed=False).examples]
-    known = int(sold.time[0]) - DAY
+    # Without prices: the models of docs/results.md read titles and sales alone.
+    catalog = read_catalog(data, known=int(sold.time[0]) - DAY).select(["item_id", "title", "source_version", "event_timestamp"])
     home.mkdir(parents=True, exist_ok=True)
-    table = pa.table(
-        {
-            "item_id": pa.array([item.item_id for item in items], pa.string()),
-            "title": pa.array([item.title for item in items], pa.string()),
-            "source_version": pa.array(np.ones(len(items), np.int64)),
-            "event_timestamp": pa.array(np.full(len(items), known), TIMESTAMP),
-        }
-    )
-    pq.write_table(table, home / "catalog.parquet")
+    pq.write_table(catalog, home / "catalog.parquet")
     (home / "spaces.toml").write_text(_spaces(loaded, artifact), encoding="utf-8")
-    return len(items)
+    return catalog.num_rows
 
 
 def _spaces(loaded: Artifact, artifact: Path) -> str:
