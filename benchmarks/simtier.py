@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks._report import interleave, machine, ratio_interval, table
@@ -90,9 +91,8 @@ class World:
 
 def ours(world: World, threads: int) -> np.ndarray:
     """(candidates, N) counts."""
-    order = np.argsort(world.items)
-    sorted_ids = world.items[order]
-    rows = [order[np.searchsorted(sorted_ids, ids)] for ids in (world.candidates, world.history)]
+    known = pa.array(world.items)
+    rows = [pc.index_in(pa.array(ids), value_set=known).to_numpy() for ids in (world.candidates, world.history)]
     offsets = [np.arange(world.shape.requests + 1) * width for width in (world.shape.candidates, world.shape.behaviours)]
     spec = SimTierSpec(SPACE.id, TIERS, world.shape.behaviours)
     keys = {"candidate_keys": world.candidates, "history_keys": world.history}

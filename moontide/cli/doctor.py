@@ -18,6 +18,7 @@ from moontide import __version__
 from moontide.cli.console import one_line, say, table
 from moontide.errors import MoontideError
 from moontide.live import LiveSpaces, load_spaces
+from moontide.native import CHOSEN
 from moontide.settings import Settings
 
 _PACKAGES = {
@@ -102,7 +103,15 @@ def software() -> Iterator[Finding]:
             yield Finding(Level.OK, name, version(name))
         except PackageNotFoundError:
             yield Finding(Level.NOTE, name, f"not installed; pip install 'moontide[{extra}]' where it is needed")
+    yield kernel()
     yield java()
+
+
+def kernel() -> Finding:
+    """What counts SimTier tiers here."""
+    return Finding(
+        Level.NOTE if CHOSEN.why else Level.OK, "tier kernel", ": ".join(filter(None, (CHOSEN.name, one_line(CHOSEN.why))))
+    )
 
 
 def java() -> Finding:

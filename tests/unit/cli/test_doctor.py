@@ -7,7 +7,9 @@ from moontide.cli.doctor import Finding, Level, doctor, guarded, shown
 from moontide.cli.doctor_stores import compare, online, registry
 from moontide.errors import Misconfigured, Transient
 from moontide.live import LiveSpaces
+from moontide.native import Chosen
 from moontide.settings import Settings
+from moontide.tier_kernel import count_with_numpy
 
 pytestmark = pytest.mark.unit
 SPACE = EmbeddingSpace("moon", 1, 8)
@@ -108,6 +110,13 @@ def test_an_empty_online_store_is_not_created_by_looking(tmp_path):
     found = list(online(Settings(home=tmp_path), LiveSpaces(tmp_path / "spaces.toml", (), (), ())))
     assert [f.level for f in found] == [Level.NOTE]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("why", "level"), [("", Level.OK), ("no native kernel was built", Level.NOTE)])
+def test_the_tier_kernel_is_named(monkeypatch, why, level):
+    monkeypatch.setattr(module, "CHOSEN", Chosen("numpy", count_with_numpy, why))
+    found = module.kernel()
+    assert found.level is level and found.detail == ("numpy: " + why if why else "numpy")
 
 
 @pytest.mark.parametrize(
