@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -42,9 +43,11 @@ class ServingSite:
         if redis_url is not None:
             self._settings["redis_url"] = redis_url
         self.port = 0
+        #: What answers are checked against; None: the server speaks no TLS.
+        self.tls: ssl.SSLContext | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *options: str, workers: int = 1, seconds: float = 90.0) -> ServingSite:
+    def start(self, *options: str, workers: int = 1, seconds: float = 240.0) -> ServingSite:
         """Start it and wait until ``/readyz`` answers 200.
 
         Raises:
@@ -75,6 +78,8 @@ class ServingSite:
     def status(self, path: str) -> int:
         """Status of a GET; 0 where nothing answers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        if self.tls is not None:
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=5, context=self.tls)
         try:
             connection.request("GET", path)
             return connection.getresponse().status

@@ -65,7 +65,7 @@ class Site:
         checks = {**store_checks(parts.client, parts.live), **parts.checks}
         self._readiness = Readiness(checks, seconds=limits.serving_seconds)
         pages = Pages(parts, self._gate, self._slow, self._readiness)
-        self.app = _app(parts, openapi.router(pages, limits), console, open_pages)
+        self.app = _app(parts, openapi.router(pages, limits, tokens=parts.tokens.needed()), console, open_pages)
 
     def close(self) -> None:
         """Wait for what is being read."""
