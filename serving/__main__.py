@@ -85,8 +85,7 @@ def _roles(args: argparse.Namespace, files: SiteFiles, listening: socket.socket,
     work = {"files": files, "listening": listening, "metrics": metrics}
     roles = [Role(f"worker {at}", "serving.http.worker:serve", work, logs) for at in range(settings.serving_workers)]
     if settings.serving_flight_port is not None:
-        arguments = {"settings": settings, "repo": args.repo.absolute()}
-        roles.append(Role("flight", "serving.flight_worker:serve_flight", arguments, logs))
+        roles.append(Role("flight", "serving.flight_worker:serve_flight", {"files": files}, logs))
     return roles
 
 

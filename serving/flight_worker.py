@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 
@@ -16,32 +14,28 @@ from moontide.settings import Settings
 from serving.client import RankingClient
 from serving.exposure import require_safe, tokens_of
 from serving.flight import FlightServer, Limits, Sources
-from serving.repository import open_repo
+from serving.site import SiteFiles
 
 _log: Final = logging.getLogger(__name__)
 
 
-def serve_flight(settings: Settings, repo: Path, ready: Callable[[int], Any] | None = None) -> None:
+def serve_flight(files: SiteFiles) -> None:
     """Answer on ``serving_host`` and ``serving_flight_port`` until SIGTERM or SIGINT; streams that run end with "not ready".
 
     Requests read here are not logged: a bulk reader ranks nothing.
 
-    Args:
-        ready: told the port.
-
     Raises:
-        Misconfigured: no port, no free one, or settings as `serving.exposure.require_safe` and `RankingClient.from_repo`.
+        Misconfigured: as `SiteFiles.open`, settings as `serving.exposure.require_safe`, no port, or no free one.
+        Transient: the store does not answer.
     """
-    require_safe(settings)
+    require_safe(files.settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    store, live = open_repo(repo)
+    store, live = files.open()
     with RankingClient(store, live) as client:
-        server = open_server(settings, Sources(client, store, live))
+        server = open_server(files.settings, Sources(client, store, live))
         _log.info("Arrow Flight on port %d", server.port)
-        if ready is not None:
-            ready(server.port)
         stop.wait()
         server.close()
 
