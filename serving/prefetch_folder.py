@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import stat
 import threading
 from pathlib import Path
 from typing import Final
@@ -19,10 +18,10 @@ from typing import Final
 import numpy as np
 
 from moontide.embeddings import Embeddings
-from moontide.errors import Misconfigured
 from moontide.live import Service
 from serving.prefetch_key import PrefetchKey
 from serving.reading import UserAhead, UserSide, numbered
+from serving.shared_memory import make_private
 from serving.table_layout import identity_of
 
 _log = logging.getLogger(__name__)
@@ -59,13 +58,7 @@ class PrefetchFolder:
     def __init__(self, path: Path, *, entries: int = ENTRIES) -> None:
         self._path = path
         self._entries = entries
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = path.stat()
-        except OSError as error:
-            raise Misconfigured(f"prefetch: expected a folder that can be written at {path}, got {error.strerror}") from error
-        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            raise Misconfigured(f"prefetch: expected {path} to be this user's with mode 0700, got another; remove it")
+        make_private(path)
 
     def put(self, key: PrefetchKey, ahead: UserAhead, started: float) -> None:
         """Keep a user side; a folder that is full costs the file, never the request.

@@ -102,6 +102,8 @@ class TableFile:
             head = file.read(HEADER.itemsize)
             dim, capacity = _checked(path, head, space)
             offsets, size = _offsets(dim, capacity)
+            if status.st_uid != os.getuid():
+                raise Misconfigured(f"vector table {path}: expected a file of this user, got another's; remove it")
             if status.st_size != size:
                 raise Misconfigured(f"vector table {path}: expected {size} bytes, got {status.st_size}; remove it")
             self._map = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ | (mmap.PROT_WRITE if write else 0))
@@ -151,7 +153,6 @@ def create(path: Path, space: EmbeddingSpace, capacity: int) -> None:
     header["identity"], header["lag"] = np.void(identity_of(space)), -1
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             os.posix_fallocate(file.fileno(), 0, PAGE)
             file.write(header.tobytes())

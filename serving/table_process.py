@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import signal
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
 
 from moontide.live import LiveSpaces
 from moontide.settings import Settings
@@ -16,21 +13,17 @@ from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore
 from moontide.stores.kv import wall_clock
 from serving.reading import StoreVectors
+from serving.shared_memory import shared_folder
 from serving.site import SiteFiles
 from serving.table import VectorTables
 from serving.table_changes import ChangeSource
 from serving.table_follow import TableKeeper
 from serving.table_writer import TableWriter
 
-_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the folder below it is made with mode 0700
-
 
 def tables_folder(settings: Settings) -> Path:
-    """Where the tables of a site lie: in shared memory, one folder a user and site; below its home where there is none."""
-    site = hashlib.blake2b(f"{settings.home.resolve()}|{settings.project}".encode(), digest_size=8).hexdigest()
-    if _SHARED_MEMORY.is_dir():
-        return _SHARED_MEMORY / f"moontide-{os.getuid()}-{site}"
-    return settings.home / "tables"
+    """Where the tables of a site lie."""
+    return shared_folder(settings, "tables")
 
 
 def table_spaces(live: LiveSpaces) -> list[EmbeddingSpace]:

@@ -17,6 +17,7 @@ from moontide.errors import Misconfigured, SpaceMismatch
 from moontide.order import KEY_BYTES, WriteOrder
 from moontide.spaces import EmbeddingSpace, require_same_space
 from moontide.stores.kv import REMOVED, Clock
+from serving.shared_memory import make_private
 from serving.table_layout import TableFile, create, table_path
 
 _ROWS_PER_WRITE: Final = 256
@@ -177,8 +178,8 @@ class TableWriter:
 
 def _locked(folder: Path, space: EmbeddingSpace) -> int:
     path = table_path(folder, space).with_suffix(".lock")
+    make_private(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise Misconfigured(f"vector table: expected a folder that can be written at {folder}, got {error.strerror}") from error

@@ -271,7 +271,7 @@ def test_a_folder_that_others_can_open_is_refused(tmp_path):
     (tmp_path / "open").mkdir(mode=0o755)
     (tmp_path / "file").touch()
     for name in ("open", "file/below"):
-        with pytest.raises(Misconfigured, match="prefetch"):
+        with pytest.raises(Misconfigured, match="shared memory"):
             PrefetchFolder(tmp_path / name)
 
 

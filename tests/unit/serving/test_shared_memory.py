@@ -1,0 +1,36 @@
+"""Folders in shared memory are this user's alone."""
+
+import pytest
+
+from moontide import Misconfigured
+from moontide.settings import Settings
+from serving.shared_memory import make_private, shared_folder
+
+pytestmark = pytest.mark.unit
+
+
+def test_each_site_and_purpose_has_a_folder_of_its_own(tmp_path):
+    sites = [Settings(home=tmp_path / "a"), Settings(home=tmp_path / "b"), Settings(home=tmp_path / "a", project="other")]
+    folders = {shared_folder(site, what) for site in sites for what in ("tables", "ahead")}
+    assert len(folders) == 6 and shared_folder(sites[0], "tables") == shared_folder(Settings(home=tmp_path / "a"), "tables")
+
+
+def test_a_site_without_shared_memory_has_them_below_its_home(tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.shared_memory._SHARED_MEMORY", tmp_path / "none")
+    assert shared_folder(Settings(home=tmp_path), "tables") == tmp_path / "tables"
+
+
+def test_a_folder_is_made_private_and_kept(tmp_path):
+    for _ in range(2):
+        make_private(tmp_path / "mine")
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_link_a_file_and_a_folder_open_to_others_are_refused(tmp_path):
+    make_private(tmp_path / "mine")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    (tmp_path / "file").touch()
+    (tmp_path / "open").mkdir(mode=0o755)
+    for name in ("link", "file", "open", "file/below"):
+        with pytest.raises(Misconfigured, match="shared memory"):
+            make_private(tmp_path / name)
