@@ -8,6 +8,7 @@ a scan of few vectors is faster than opening it (measured: 9 ms against 100 to 1
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from moontide.stores.base import OnlineStore, VectorIndex
 MAX_NEIGHBOURS: Final = 10_000
 #: Vectors of a space that are scanned for one call where nothing else answers.
 SCAN_ROWS: Final = 50_000
+#: Time of one call of the index, and how long one that failed is left alone.
+_INDEX_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 5.0
 
 
 @runtime_checkable
@@ -58,14 +62,20 @@ class Similar:
 class SharedIndex:
     """The index that the settings name, opened at the first use. Thread-safe.
 
-    A server's connection is kept until `close`. A milvus-lite file is given back after each use, so that another process may
-    open it in between.
+    A server's connection is kept until `close`; after a failure it is left alone for some seconds, so that not every call waits
+    for it. A milvus-lite file is given back after each use, so that another process may open it in between.
+
+    Args:
+        settings: name the index.
+        monotonic: seconds.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
+        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._kept: VectorIndex | None = None
+        self._rests_until = float("-inf")
 
     @property
     def embedded(self) -> bool:
@@ -78,10 +88,11 @@ class SharedIndex:
 
         Raises:
             Misconfigured: refused credentials, or a milvus-lite file that another process has open.
-            Transient: no such file, or no answer.
+            Transient: no such file, or no answer now or some seconds ago.
         """
         if not self.embedded:
-            yield self._server()
+            with self._resting():
+                yield self._server()
             return
         if not Path(self._settings.milvus_uri).exists():
             # Opening it would make an empty one.
@@ -99,6 +110,16 @@ class SharedIndex:
         if kept is not None:
             kept.close()
 
+    @contextmanager
+    def _resting(self) -> Iterator[None]:
+        if self._monotonic() < self._rests_until:
+            raise Transient(f"index: expected an answer, got none less than {_PAUSE_SECONDS:g} s ago; try again")
+        try:
+            yield
+        except Transient:
+            self._rests_until = self._monotonic() + _PAUSE_SECONDS
+            raise
+
     def _server(self) -> VectorIndex:
         with self._lock:
             if self._kept is None:
@@ -108,7 +129,7 @@ class SharedIndex:
     def _opened(self) -> VectorIndex:
         from moontide.stores import vector_index
 
-        return vector_index(self._settings)
+        return vector_index(self._settings, timeout=_INDEX_SECONDS)
 
 
 class SimilarItems:

@@ -39,28 +39,29 @@ class ConsoleSite(ServingSite):
         folder: gets everything.
         token: the server's one token.
         prefixes: ids of further items begin with one of these.
+        hostile: one item has a title that would do harm as markup.
     """
 
-    def __init__(self, folder: Path, *, token: str, prefixes: Sequence[str] = ("lu:MH0",)) -> None:
+    def __init__(self, folder: Path, *, token: str, prefixes: Sequence[str] = ("lu:MH0",), hostile: bool = True) -> None:
         spaces = (ROOT / "feature_repo" / "spaces.toml").read_text(encoding="utf-8")
         spaces = re.sub(r'^artifact = "', f'artifact = "{ROOT / "feature_repo"}/', spaces, flags=re.MULTILINE)
         self.catalog = folder / "data" / "catalog.parquet"
         super().__init__(folder, spaces, settings={"serving_catalog": self.catalog, "serving_tokens": token})
         self.live: LiveSpaces = load_spaces(self.repo / "spaces.toml")
         self.store: OnlineStore = online_store(Settings(home=self.home))
-        self._fill(prefixes)
+        self._fill(prefixes, [EVIL_ROW] if hostile else [])
 
     @property
     def address(self) -> str:
         """Of the server, once it is started."""
         return f"http://127.0.0.1:{self.port}"
 
-    def _fill(self, prefixes: Sequence[str]) -> None:
+    def _fill(self, prefixes: Sequence[str], more: Sequence[dict[str, Any]]) -> None:
         histories = {user: _history(user) for user in (USER, OTHER_USER)}
         wanted = {item for item, _, _ in histories[USER]}
         rows = pq.read_table(DATA / "catalog.parquet").to_pylist()
         chosen = [row for row in rows if row["item_id"] in wanted or row["item_id"].startswith(tuple(prefixes))]
-        chosen.append({**dict.fromkeys(rows[0]), **EVIL_ROW})
+        chosen += [{**dict.fromkeys(rows[0]), **row} for row in more]
         self._write_catalog(chosen)
         self._write_vectors(chosen)
         for user, behaviours in histories.items():

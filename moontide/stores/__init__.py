@@ -27,8 +27,10 @@ def online_store(settings: Settings, *, clock: Clock = wall_clock) -> OnlineStor
     return PackedOnlineStore(engine, project=settings.project, clock=clock, sequence_length=settings.sequence_length)
 
 
-def vector_index(settings: Settings) -> VectorIndex:
+def vector_index(settings: Settings, *, timeout: float = 30.0) -> VectorIndex:
     """The vector index at ``settings.milvus_uri``: a Milvus server, or a milvus-lite file that only this process may open.
+
+    `timeout` is the seconds one call may take.
 
     Raises:
         Misconfigured: the client library is missing, no such kind of address, refused credentials, or a file another process has
@@ -39,4 +41,4 @@ def vector_index(settings: Settings) -> VectorIndex:
         from moontide.stores.index import MilvusIndex
     except ImportError as error:
         raise Misconfigured(f"index: expected pymilvus and milvus-lite, got: {error}; pip install 'moontide[serve]'") from error
-    return MilvusIndex(settings.milvus_uri, token=settings.index_token.get_secret_value())
+    return MilvusIndex(settings.milvus_uri, token=settings.index_token.get_secret_value(), timeout=timeout)

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from moontide import names
-from moontide.errors import Misconfigured, SpaceMismatch
+from moontide.errors import Misconfigured, SpaceMismatch, Transient
 from moontide.live import LiveSpaces, Service
 from moontide.settings import Settings
 from serving.client import RankingClient
@@ -179,6 +179,9 @@ class Console:
     async def _run(self, work: Callable[[], Any]) -> Any:
         try:
             return await self._gate.run(work)
+        except Transient as error:
+            _log.warning("console: %s", error)
+            raise
         except Misconfigured as error:
             if isinstance(error, SpaceMismatch):
                 raise

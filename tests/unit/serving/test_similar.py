@@ -216,3 +216,39 @@ def test_a_milvus_lite_that_is_not_there_is_not_made(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
     index.close()
+
+
+def test_a_server_that_failed_is_left_alone_for_a_while(tmp_path, monkeypatch):
+    now, opened = [100.0], []
+
+    def opening(settings, *, timeout):
+        opened.append(timeout)
+        raise Transient("index: no answer")
+
+    monkeypatch.setattr("moontide.stores.vector_index", opening)
+    index = SharedIndex(Settings(home=tmp_path, online="memory", index_uri="http://127.0.0.1:9"), lambda: now[0])
+    assert not index.embedded
+    for at, tries, text in ((100.0, 1, "no answer"), (104.9, 1, "less than 5 s ago"), (105.0, 2, "no answer")):
+        now[0] = at
+        with pytest.raises(Transient, match=text), index.use():
+            pass
+        assert len(opened) == tries
+    assert max(opened) <= 5
+
+
+def test_a_server_is_opened_once_and_closed_at_the_end(tmp_path, monkeypatch):
+    class Memory(MemoryIndex):
+        closed = 0
+
+        def close(self):
+            self.closed += 1
+
+    made = []
+    monkeypatch.setattr("moontide.stores.vector_index", lambda settings, *, timeout: made.append(Memory()) or made[-1])
+    index = SharedIndex(Settings(home=tmp_path, online="memory", index_uri="http://127.0.0.1:9"))
+    for _ in range(3):
+        with index.use() as used:
+            assert used is made[0]
+    index.close()
+    index.close()
+    assert len(made) == 1 and made[0].closed == 1
