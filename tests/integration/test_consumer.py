@@ -6,14 +6,14 @@ import threading
 import time
 import urllib.request
 import uuid
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from encoders import Item
+from encoders import Encoder, Item
 from encoders.stub import StubEncoder
 from moontide import names
 from moontide.live import load_spaces
@@ -22,8 +22,9 @@ from moontide.stores import online_store, vector_index
 from moontide.stores.offline import OfflineTables
 from moontide.views import embedding_view, item_features, simtier_view, user_sequence
 from streaming.app import App
-from streaming.encoder_process import stub_process
+from streaming.encoder_process import encoder_process, stub_process
 from streaming.parts import Parts
+from tests import tiny_tower
 
 pytestmark = pytest.mark.integration
 
@@ -59,7 +60,7 @@ class Site:
 
     @contextmanager
     def consumer(self, **parts):
-        app = App(self.settings, self.live, Parts(encoder=stub_process, **parts))
+        app = App(self.settings, self.live, Parts(**{"encoder": stub_process, **parts}))
         failed = []
 
         def run():
@@ -247,6 +248,37 @@ def test_an_inline_image_is_part_of_the_content_and_health_is_served(site):
         for path in ("/healthz", "/readyz", "/metrics"):
             assert urllib.request.urlopen(base + path, timeout=5).status == 200
     assert [v["verdict"] for v in site.verdicts()] == ["applied", "unchanged"]
+
+
+def test_a_new_price_moves_the_item_tower_alone(site):
+    home = site.settings.home
+    pre = tiny_tower.artifact(home)
+    table = (
+        f'[[space]]\nname = "pre"\nversion = 1\ndim = {pre.dim}\nencoder_digest = "{pre.encoder_digest}"\nartifact = "pre_v1"\n'
+    )
+    (home / "spaces.toml").write_text(table + site.settings.spaces_path.read_text())
+    site.live = load_spaces(site.settings.spaces_path)
+
+    def started(live, settings):
+        return stub_process(live, settings) if live.artifact is None else encoder_process(live, settings)
+
+    def records():
+        with closing(online_store(site.settings)) as store:
+            return [store.read_records(embedding_view(space), ["a"]).to_pylist()[0] for space in (site.space, pre)]
+
+    with site.consumer(encoder=started):
+        site.item("a", 1, price=2.0, category="hats")
+        site.wait()
+        first = records()
+        site.item("a", 2, price=50.0, category="hats")
+        site.wait()
+    second = records()
+    assert [r["source_version"] for r in second] == [2, 2]
+    assert (second[0]["codes"], second[0]["encoded_at"]) == (first[0]["codes"], first[0]["encoded_at"])
+    assert second[1]["codes"] != first[1]["codes"]
+    tower = Encoder.load(home / "pre_v1")
+    want = tower.encode([Item("a", title="a title", price=50.0, category="hats")])
+    assert second[1]["codes"] == want.codes[0].tobytes()
 
 
 def free_port():
