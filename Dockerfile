@@ -16,7 +16,14 @@ COPY jobs jobs
 COPY ranking ranking
 COPY serving serving
 COPY streaming streaming
-RUN pip install --no-cache-dir --no-deps --no-build-isolation .
+COPY native native
+# The compiler is there for the tier kernel only; without the kernel numpy counts, so the image must not be without it unseen.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && pip install --no-cache-dir --no-deps --no-build-isolation . \
+    && python -I -c 'import sys; from moontide.native import CHOSEN; sys.exit(CHOSEN.why or None)' \
+    && apt-get purge -y --auto-remove gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 
 COPY feature_repo feature_repo
 COPY artifacts artifacts

@@ -158,6 +158,7 @@ def test_the_consumer_may_speak_to_that_broker_and_says_that_it_is_ready():
 def test_the_image_copies_every_package():
     import tomllib
 
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = [*built["packages"], *(Path(s).parts[0] for e in built["ext-modules"] for s in e["sources"])]
     copied = set(re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(), re.M))
     assert {p.split(".")[0] for p in packages} <= copied
