@@ -1,5 +1,6 @@
 """Nearest items: the same from every source, and what happens where a source is not there."""
 
+import threading
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,7 +16,11 @@ from moontide.records import embedding_rows
 from moontide.settings import Settings
 from moontide.stores import online_store
 from moontide.stores.index_memory import MemoryIndex
-from serving.similar import SharedIndex, SimilarItems
+from serving.reading import StoreVectors
+from serving.similar import BlockSource, SharedIndex, SimilarItems
+from serving.table import VectorTables
+from serving.table_load import load
+from serving.table_writer import TableWriter
 
 pytestmark = pytest.mark.unit
 NOW = 1_700_000_000_000_000
@@ -252,3 +257,16 @@ def test_a_server_is_opened_once_and_closed_at_the_end(tmp_path, monkeypatch):
     index.close()
     index.close()
     assert len(made) == 1 and made[0].closed == 1
+
+
+def test_a_real_table_gives_the_same(store, tmp_path):
+    writer = TableWriter(tmp_path, SPACE, 100, lambda: NOW)
+    tables = VectorTables(tmp_path, StoreVectors(store), clock=lambda: NOW)
+    similar = SimilarItems(store, tables=tables)
+    assert isinstance(tables, BlockSource)
+    assert similar.of(SPACE, "i004", 5).source == "scan"
+    assert load(store, writer, threading.Event())
+    writer.polled()
+    found = similar.of(SPACE, "i004", 5)
+    assert (found.source, found.hits) == ("table", EXPECTED)
+    writer.close()
