@@ -57,7 +57,8 @@ class Ids:
         return pa.Array.from_buffers(pa.string(), len(chosen), buffers)
 
     def _long(self, column: pa.Array | pa.ChunkedArray) -> bool:
-        return len(column) * _FEWER > len(self.array)
+        # An Arrow string array of more would not fit its 32-bit offsets.
+        return len(column) * _FEWER > len(self.array) and self.array.nbytes < 1 << 31
 
     def _rows(self, column: pa.Array | pa.ChunkedArray) -> Ints:
         if not len(self.array) or not len(column):

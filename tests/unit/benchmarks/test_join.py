@@ -87,5 +87,6 @@ def test_nothing_is_timed_after_a_wrong_answer_or_a_lost_row(data, tmp_path, mon
 
 def test_the_table_has_a_line_for_each_system():
     times = {"moontide": [1.0, 1.1], "DuckDB ASOF": [2.0, 2.2]}
-    text = join.report("codes", dict.fromkeys(times, "0"), times, dict.fromkeys(times, 10.0), 100)
-    assert "**2.00x**" in text.splitlines()[-1]
+    replies = {name: [{"seconds": each, "cpu": 1.5 * each, "peak_mb": 10.0} for each in taken] for name, taken in times.items()}
+    text = join.report("codes", dict.fromkeys(times, "0"), replies, 100)
+    assert "**2.00x**" in text.splitlines()[-1] and "| 3.15 |" in text.splitlines()[-1]
