@@ -147,14 +147,15 @@ def first_that_agrees(kernels: dict[str, Kernel]) -> Chosen:
 
 def _sample() -> tuple[Side, Side]:
     """Two requests that reach every branch: gaps, same keys, a block that is not full, dims that fill no register."""
-    rng = np.random.default_rng(0)
-    codes = rng.integers(-127, 128, (40, 67)).astype(np.int8)
+    # Not numpy.random, which takes longer to import than all of this.
+    draws = (np.arange(40 * 67, dtype=np.uint32) * np.uint32(2_654_435_761)) >> np.uint32(16)
+    codes = ((draws % np.uint32(255)).astype(np.int16) - 127).astype(np.int8).reshape(40, 67)
     codes[:8] = codes[8:16]
     inv_norm = (1 / np.sqrt(np.square(codes.astype(np.float64)).sum(axis=1))).astype(np.float32)
     present = np.arange(40) % 9 != 5
 
     def side(sizes: tuple[int, ...]) -> Side:
-        rows = rng.integers(-1, 40, sum(sizes))
+        rows = draws[: sum(sizes)].astype(np.int64) % 41 - 1
         return Side(codes, inv_norm, present, rows, np.cumsum((0, *sizes)), rows % 11)
 
     return side((9, 2)), side((70, 3))

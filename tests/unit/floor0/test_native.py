@@ -231,3 +231,12 @@ def test_the_fastest_level_is_chosen_in_a_new_process():
     code = "from moontide.native import CHOSEN; print(CHOSEN.name, CHOSEN.why)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
     assert said.strip() == LEVELS[0]
+
+
+def test_the_sample_reaches_what_can_go_wrong():
+    left, right = native._sample()
+    counts, missing = count_with_numpy(left, right, 20, 1)
+    assert (counts.sum(axis=0) > 0).sum() >= 5 and (missing > 0).any()
+    dropped = np.diff(right.offsets)[[0] * 9 + [1] * 2] - counts.sum(axis=1) - missing
+    assert (dropped > 0).any() and (left.rows < 0).any() and not left.present[left.rows].all()
+    assert {np.abs(side.codes).max() for side in (left, right)} == {127}
