@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -34,6 +35,8 @@ _log = logging.getLogger("serving")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server; returns the exit code. Expected failures are one line, never a traceback."""
     args = _parser().parse_args(argv)
+    # Until there are children to end, the end of this process must still remove its folders.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         settings = load_settings(**_given(args))
         configure(sys.stderr, settings=settings, level=args.log_level, milvus=False)
@@ -84,6 +87,8 @@ def _roles(args: argparse.Namespace, files: SiteFiles, listening: socket.socket,
     _log.info("listening on %s://%s:%d with %d workers", scheme, settings.serving_host, port, settings.serving_workers)
     work = {"files": files, "listening": listening, "metrics": metrics}
     roles = [Role(f"worker {at}", "serving.http.worker:serve", work, logs) for at in range(settings.serving_workers)]
+    if settings.serving_table == "on":
+        roles.append(Role("table writer", "serving.table_process:keep_tables", {"files": files}, logs))
     if settings.serving_flight_port is not None:
         roles.append(Role("flight", "serving.flight_worker:serve_flight", {"files": files}, logs))
     return roles

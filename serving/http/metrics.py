@@ -62,16 +62,20 @@ class Metrics:
 
         self._lost = self._gauge("moontide_serving_log_lost", "Requests that could not be written to the request log")
         self._kernel = self._gauge("moontide_serving_kernel_info", "Workers by the kernel that counts their tiers", "kernel")
-        self._watched: dict[str, tuple[Gauge, Callable[[], float]]] = {}
+        self._watched: list[Callable[[], None]] = []
         self._look = 0.0
 
     def kernel(self, name: str) -> None:
         """Which kernel this worker counts tiers with."""
         self._kernel.labels(name).set(1)
 
+    def watch(self, look: Callable[[], None]) -> None:
+        """Call `look`, which sets metrics of its own, about once a second while requests come, and before `render`."""
+        self._watched.append(look)
+
     def watch_lost(self, read: Callable[[], float]) -> None:
         """Where to read how many requests the log lost."""
-        self._watched["lost"] = (self._lost, read)
+        self.watch(lambda: self._lost.set(read()))
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """One request ended; `status` 499: its caller went away first."""
@@ -109,8 +113,16 @@ class Metrics:
         now = time.monotonic()
         if always or now - self._look >= _LOOK_SECONDS:
             self._look = now
-            for gauge, read in self._watched.values():
-                gauge.set(read())
+            for look in self._watched:
+                look()
+
+    def shared(self, name: str, text: str, *labels: str) -> Gauge:
+        """A gauge of something that all workers see alike: the highest value counts."""
+        return Gauge(name, text, labels, registry=self.registry, multiprocess_mode="livemax")
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """A counter; the workers' are summed."""
+        return self._counter(name, text, *labels)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

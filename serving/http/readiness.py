@@ -12,6 +12,11 @@ from moontide.errors import Misconfigured, MoontideError, Poison, SpaceMismatch,
 from moontide.live import LiveSpaces
 from serving.client import RankingClient
 
+
+class Loading(Transient):
+    """Something is being read in for the first time."""
+
+
 #: Seconds a verdict stands.
 _STANDS: Final = 1.0
 #: An id that nothing has: reading it asks the store and finds nothing.
@@ -43,7 +48,9 @@ class Readiness:
         self._at = 0.0
 
     async def problems(self) -> list[dict[str, str]]:
-        """What is wrong: ``check``, ``kind`` (transient, misconfigured, space-mismatch, timeout, internal) and ``detail``."""
+        """What is wrong, as ``check``, ``kind`` and ``detail``; the kinds are loading, transient, misconfigured, space-mismatch,
+        timeout and internal.
+        """
         now = self._monotonic()
         if self._asked is None or (self._asked.done() and now - self._at >= _STANDS):
             self._asked, self._at = self._pool.submit(self._ask), now
@@ -71,6 +78,8 @@ def store_checks(client: RankingClient, live: LiveSpaces) -> dict[str, Check]:
 def _verdict(name: str, check: Check) -> dict[str, str] | None:
     try:
         check()
+    except Loading as error:
+        return _problem(name, "loading", str(error))
     except MoontideError as error:
         kind = next((word for base, word in _KINDS if isinstance(error, base)), "internal")
         # What a store says may name hosts and folders: the log of the worker has it.

@@ -24,10 +24,16 @@ from serving.http.app import Parts, Site
 from serving.http.console import OPEN_PAGES, Console
 from serving.http.metrics import Metrics
 from serving.http.protocol import guarded
+from serving.http.readiness import Check
+from serving.http.tables import TableMetrics, open_tables, table_checks
 from serving.prefetch import PrefetchCache
+from serving.prefetch_folder import PrefetchFolder
 from serving.request_log import RequestLog
+from serving.shared_memory import shared_folder
 from serving.similar import SharedIndex
 from serving.site import SiteFiles
+from serving.table import VectorTables
+from serving.table_process import table_spaces
 
 #: The event loop and the thread that reads take turns; Python's 5 ms until one must give way are longer than a request.
 _SWITCH_SECONDS: Final = 0.0005
@@ -68,10 +74,22 @@ def _open(files: SiteFiles, metrics: Metrics, stack: contextlib.ExitStack) -> Pa
         stack.callback(log.close)
         metrics.watch_lost(lambda: log.lost)
     store, live = files.open()
-    client = stack.enter_context(RankingClient(store, live, log=log, prefetched=PrefetchCache(time.monotonic)))
+    tables: VectorTables | None = None
+    checks: dict[str, Check] = {}
+    if settings.serving_table == "on":
+        tables, spaces = open_tables(settings, store), table_spaces(live)
+        checks = table_checks(tables, spaces)
+        metrics.watch(TableMetrics(metrics, tables, spaces))
+    client = stack.enter_context(RankingClient(store, live, log=log, vectors=tables, prefetched=_prefetched(settings)))
     client.use_index(SharedIndex(settings))
     metrics.kernel(CHOSEN.name)
-    return Parts(client, live, settings, tokens_of(settings), metrics)
+    return Parts(client, live, settings, tokens_of(settings), metrics, checks)
+
+
+def _prefetched(settings: Settings) -> PrefetchCache:
+    """Where several workers answer, the one that prefetched need not be the one that is asked."""
+    folder = PrefetchFolder(shared_folder(settings, "prefetch")) if settings.serving_workers > 1 else None
+    return PrefetchCache(time.monotonic, folder=folder)
 
 
 def _warm_up(client: RankingClient) -> None:

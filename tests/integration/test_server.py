@@ -190,11 +190,11 @@ def certificate(tmp_path_factory):
     return folder / "cert.pem", folder / "key.pem"
 
 
-def test_tls_and_a_token_file_that_changes(tmp_path, certificate):
+def test_tls_a_token_file_that_changes_and_tables_in_memory(tmp_path, certificate):
     cert, key = certificate
     tokens = tmp_path / "tokens"
     tokens.write_text("first-token-of-all\n")
-    site = make(tmp_path / "site", serving_tls_cert=cert, serving_tls_key=key, serving_token_file=tokens)
+    site = make(tmp_path / "site", serving_tls_cert=cert, serving_tls_key=key, serving_token_file=tokens, serving_table="on")
     trusted = ssl.create_default_context(cafile=str(cert))
     site.tls = trusted
     with site.start():
@@ -204,7 +204,15 @@ def test_tls_and_a_token_file_that_changes(tmp_path, certificate):
         tokens.write_text("another-token-now\n")
         time.sleep(1.5)
         assert ask(connection, Authorization="Bearer first-token-of-all")[0] == 401
-        assert ask(connection, Authorization="Bearer another-token-now")[0] == 200
+        status, _, body = ask(connection, Authorization="Bearer another-token-now", Accept=ARROW)
+        assert status == 200 and pa.ipc.open_stream(body).read_all().equals(expected(site))
+        connection.request("GET", "/metrics", headers={"Authorization": "Bearer another-token-now"})
+        page = connection.getresponse().read().decode()
+        lines = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+        assert lines['moontide_serving_table_rows{space="moon_v1"}'] == "4.0"
+        assert lines['moontide_serving_table_loaded{space="moon_v1"}'] == "1.0"
+        assert 0 <= float(lines['moontide_serving_table_staleness_seconds{space="moon_v1"}']) < 600
+        assert float(lines['moontide_serving_vector_reads_total{source="table",space="moon_v1"}']) > 0
         connection.close()
         with pytest.raises((OSError, http.client.HTTPException)):
             ask(connect(site))
