@@ -99,13 +99,14 @@ class VectorTable:
     def copy(self, rows: Keys) -> tuple[Embeddings, NDArray[np.bool_]]:
         """(B, D) vectors of rows 0 and up, and (B,) whether each is one whole version; those that are not are not present."""
         scale, inv_norm, codes, whole = self._copy(rows)
-        for _ in range(_ATTEMPTS):
-            if whole.all():
-                break
+        attempts = 0
+        while attempts < _ATTEMPTS and not whole.all():
             os.sched_yield()
             again = np.flatnonzero(~whole)
             scale[again], inv_norm[again], codes[again], whole[again] = self._copy(rows[again])
-        inv_norm[~whole] = 0
+            attempts += 1
+        if attempts:
+            inv_norm[~whole] = 0
         return Embeddings(self.space, codes, scale, inv_norm, inv_norm > 0), whole
 
     def blocks(self) -> Iterator[tuple[list[str], Embeddings]]:
@@ -131,7 +132,7 @@ class VectorTable:
 
     def _copy(self, rows: Keys) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int8], NDArray[np.bool_]]:
         before = self._sequence[rows]
-        heads, codes = self._heads[rows], self._codes[rows]
+        heads, codes = self._heads[rows], self._codes.take(rows, axis=0)
         after = self._sequence[rows]
         whole = (before == after) & ((before & np.uint64(1)) == 0)
         return heads["scale"].copy(), heads["inv_norm"].copy(), codes, whole
@@ -181,14 +182,15 @@ class VectorTables:
             reads.store += len(ids)
             return self._fallback.read_keyed(space, ids)
         keys = table.locate(ids)
-        found, whole = table.copy(np.maximum(keys, 0))
-        elsewhere = np.flatnonzero((keys < 0) | ~whole)
+        unknown = keys < 0
+        found, whole = table.copy(np.where(unknown, 0, keys) if unknown.any() else keys)
+        elsewhere = np.flatnonzero(unknown | ~whole)
         reads.table += len(ids) - len(elsewhere)
-        if len(elsewhere):
-            reads.store += len(elsewhere)
-            reads.torn += int(((keys >= 0) & ~whole).sum())
-            return self._filled(found, keys, elsewhere, [ids[n] for n in elsewhere.tolist()])
-        return found, keys
+        if not len(elsewhere):
+            return found, keys
+        reads.store += len(elsewhere)
+        reads.torn += int((~unknown & ~whole).sum())
+        return self._filled(found, keys, elsewhere, [ids[n] for n in elsewhere.tolist()])
 
     def scan_blocks(self, space: EmbeddingSpace) -> Iterator[tuple[list[str], Embeddings]] | None:
         """Every vector of the space, in blocks; None where they are not all in a table.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,8 +44,7 @@ class LmdbKeyValue:
         found: list[bytes] = []
         for start in range(0, len(names), _ROWS_PER_READ):
             with self._environment.transaction() as txn:
-                get = txn.get
-                found += [get(name, default) for name in names[start : start + _ROWS_PER_READ]]
+                found += map(txn.get, names[start : start + _ROWS_PER_READ], repeat(default))
         return found
 
     def put(self, table: bytes, keys: Sequence[bytes], records: Sequence[bytes], *, mark: bool) -> Outcomes:
