@@ -69,5 +69,5 @@ def check_spaces(candidates: Embeddings, history: Embeddings, space_id: str) -> 
 
 def _check_offsets(offsets: NDArray[np.integer], rows: int) -> None:
     ok = offsets.ndim == 1 and len(offsets) >= 1 and offsets[0] == 0 and offsets[-1] == rows
-    if not ok or bool((np.diff(offsets) < 0).any()):
+    if not ok or bool((offsets[1:] < offsets[:-1]).any()):
         raise ValueError(f"expected rising offsets from 0 to {rows}, got {offsets[:5]}..{offsets[-1:]}")
