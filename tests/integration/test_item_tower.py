@@ -11,6 +11,7 @@ import pytest
 
 from encoders import Encoder, Item
 from jobs import backfill_embeddings
+from jobs._spark import spark_session
 from moontide import views
 from moontide.live import load_spaces
 from moontide.settings import Settings
@@ -57,7 +58,13 @@ item_fields = ["price", "category"]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def spark():
+    with spark_session("tests", "local[1]", conf={"spark.sql.requireAllClusterKeysForCoPartition": "false"}) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, spark):
     """The example's first pictures and texts, with the tower's categories, encoded into both spaces."""
     home = tmp_path_factory.mktemp("site")
     pre = tiny_tower.artifact(home)
@@ -78,7 +85,7 @@ def site(tmp_path_factory):
 
 def backfill(home, space):
     flags = ["--home", str(home), "--catalog", str(home / "catalog.parquet"), "--image-root", str(EXAMPLE)]
-    return backfill_embeddings.main([*flags, "--space", space, "--partitions", "1", "--master", "local[1]"])
+    return backfill_embeddings.main([*flags, "--space", space, "--partitions", "1"])
 
 
 def opened(home):
