@@ -208,6 +208,8 @@ def test_it_can_be_read_and_used_from_the_keyboard(page, site, scheme):
 
 def test_it_asked_nobody_but_its_own_server(page, site):
     assert len(page.requests) > 30
-    foreign = [url for url in page.requests if not url.startswith((f"{site.address}/console", "blob:" + site.address, "about:blank"))]
+    foreign = [
+        url for url in page.requests if not url.startswith((f"{site.address}/console", "blob:" + site.address, "about:blank"))
+    ]
     assert foreign == []
     assert not any(TOKEN in url for url in page.requests)
