@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 _RECORDS: Final = 5_000
 _FETCH_WAIT_MS: Final = 100
+#: The tables are loaded after it, broker or not.
+_BOOTSTRAP_MS: Final = 3_000
 
 
 class Record(NamedTuple):
@@ -53,6 +55,7 @@ class ChangeSource:
             "allow_auto_create_topics": False,
             "max_poll_records": _RECORDS,
             "fetch_max_wait_ms": _FETCH_WAIT_MS,
+            "bootstrap_timeout_ms": _BOOTSTRAP_MS,
         }
         self._topic = topic
         self._consumer: Any = connected(KafkaConsumer, config)

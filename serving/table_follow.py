@@ -21,6 +21,7 @@ POLL_SECONDS: Final = 0.2
 RELOAD_SECONDS: Final = 600.0
 _RETRY_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 60.0
+_PAUSE: Final = 4
 
 
 class Source(Protocol):
@@ -42,7 +43,8 @@ class Source(Protocol):
 class TableKeeper:
     """Keeps the tables of some spaces fresh. Used by one thread.
 
-    While the change stream cannot be followed, the whole store is looked at every `refresh_seconds` instead.
+    While the change stream cannot be followed, the whole store is looked at every `refresh_seconds` instead, or, where it is so
+    large that this would keep a core busy, after a pause of four times what looking took.
 
     Args:
         tables: one writer a space.
@@ -101,7 +103,8 @@ class TableKeeper:
         for table in self._tables:
             table.polled()
         if self._source is None:
-            stop.wait(self._refresh)
+            took = max(self._clock() - started, 0) / 1e6
+            stop.wait(max(self._refresh, _PAUSE * took))
             return
         while not stop.is_set() and 0 <= self._clock() - started < RELOAD_SECONDS * 1e6:
             self._step(self._source)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moontide.embeddings import Embeddings
-from moontide.errors import Misconfigured, SpaceMismatch
+from moontide.errors import Misconfigured, SpaceMismatch, Transient
 from moontide.order import KEY_BYTES, WriteOrder
 from moontide.spaces import EmbeddingSpace, require_same_space
 from moontide.stores.kv import REMOVED, Clock
@@ -39,7 +39,8 @@ class TableWriter:
         damaged: ids whose row a writer that died left half written; they are not readable until written again.
 
     Raises:
-        Misconfigured: another process writes the table, or the folder cannot be written.
+        Transient: another process writes the table.
+        Misconfigured: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, space: EmbeddingSpace, capacity: int, clock: Clock) -> None:
@@ -187,9 +188,9 @@ def _locked(folder: Path, space: EmbeddingSpace) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(lock)
-        raise Misconfigured(
+        raise Transient(
             f"vector table {space.id}: expected to be its only writer, got another process that holds {path}; "
-            "stop it, or read its table"
+            "read its table, and write it when that process has ended"
         ) from error
     return lock
 

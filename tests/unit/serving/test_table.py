@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moontide import Embeddings, EmbeddingSpace, Misconfigured, SpaceMismatch
+from moontide import Embeddings, EmbeddingSpace, Misconfigured, SpaceMismatch, Transient
 from moontide.order import WriteOrder
 from moontide.records import embedding_rows
 from moontide.settings import Settings
@@ -185,7 +185,7 @@ def test_vectors_of_another_encoder_are_refused(tmp_path, writer, tables):
 
 
 def test_there_is_one_writer(tmp_path, writer):
-    with pytest.raises(Misconfigured, match="only writer"):
+    with pytest.raises(Transient, match="only writer"):
         TableWriter(tmp_path, SPACE, 100, clock)
 
 
