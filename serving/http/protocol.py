@@ -14,13 +14,15 @@ class Guarded(HttpToolsProtocol):
     """Ends connections that send no whole headers in time or do not read their answer; what is no HTTP is a typed 400.
 
     Attributes:
-        header_seconds: from the connection, or from the first byte of a later request, to the end of its headers.
+        header_seconds: from the connection, or from the first byte of a later request, to the end of its headers; and how long
+            an answer may wait for a caller that takes nothing of it.
         most_connections: of this process; one more is answered 503.
     """
 
     header_seconds = 5.0
     most_connections = 512
     _headers_due: TimerHandle | None = None
+    _taken_due: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller came."""
@@ -33,7 +35,19 @@ class Guarded(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """A caller went."""
         self._cancel()
+        self._taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The caller does not take its answer, which fills the buffer."""
+        super().pause_writing()
+        if self._taken_due is None:
+            self._taken_due = self.loop.call_later(self.header_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._taken()
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -68,6 +82,11 @@ class Guarded(HttpToolsProtocol):
         if self._headers_due is not None:
             self._headers_due.cancel()
             self._headers_due = None
+
+    def _taken(self) -> None:
+        if self._taken_due is not None:
+            self._taken_due.cancel()
+            self._taken_due = None
 
     def _refuse(self, problem: Problem) -> None:
         self._cancel()

@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT))
 
+from tests.faults.serving.report import kept  # noqa: E402
 from tests.faults.stream import report  # noqa: E402
 from tests.faults.stream.catalogue import SCENARIOS  # noqa: E402
 from tests.faults.stream.figures import Figures  # noqa: E402
@@ -41,7 +42,9 @@ def main(argv=None):
     for name in args.merge:
         done += [Figures(**json.loads(text)) for text in Path(name).read_text().splitlines()]
     if args.out:
-        Path(args.out).write_text(report.document(done, SCENARIOS, broker_version(), DIM))
+        page = Path(args.out)
+        others = kept(page.read_text()) if page.exists() else ""
+        page.write_text(report.document(done, SCENARIOS, broker_version(), DIM) + others)
     print(f"folder of failed runs: {folder}")
     return 1 if any(f.findings for f in done) else 0
 
