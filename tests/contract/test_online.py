@@ -455,3 +455,18 @@ def test_two_stores_see_each_others_writes(opened):
     assert second.write_rows(VIEW, rows(vectors(["a"]))) == WriteCounts(equal=1)
     first.close()
     assert second.count(VIEW) == 1
+
+
+@pytest.mark.parametrize("wanted", [[], ["a"], ["b", "gone", "nobody", "a", "b"]])
+def test_vectors_and_their_heads_are_of_the_same_records(store, wanted):
+    store.write_rows(VIEW, rows(vectors(["a", "b"]), version=3, at=5))
+    store.write_rows(VIEW, tombstones(["gone"], 4))
+    found, heads = store.read_current(SPACE, wanted)
+    expected, alone = store.read_embeddings(SPACE, wanted), store.heads(VIEW, wanted)
+    assert (
+        found.ids == expected.ids and np.array_equal(found.codes, expected.codes) and np.array_equal(found.scale, expected.scale)
+    )
+    assert np.array_equal(found.present, expected.present)
+    assert all(np.array_equal(one, other) for one, other in zip(heads, alone, strict=True))
+    prefix, _ = store.read_current(SPACE.prefix(3), wanted)
+    assert np.array_equal(prefix.codes, expected.codes[:, :3])
