@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +167,36 @@ def test_threads_that_call_it_at_once_do_not_share_memory():
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(many, range(4)))
+
+
+@needs_library
+def test_other_threads_run_during_a_call():
+    left, right = world(np.random.default_rng(6), 60, 1, (3, 3), 256, keys=False)
+    left, right = (replace(s, rows=np.arange(n) % 60, offsets=np.array([0, n])) for s, n in ((left, 500), (right, 1_000)))
+    kernel = LIBRARY.kernel("scalar")
+
+    def call():
+        begun = time.perf_counter()
+        kernel(left, right, 20, 1)
+        return begun, time.perf_counter()
+
+    def seen_inside():
+        """Whether this thread ran during the call; it asks for the GIL only when it wakes."""
+        with ThreadPoolExecutor(1) as pool:
+            running, seen = pool.submit(call), []
+            while not running.done():
+                time.sleep(1e-4)
+                seen.append(time.perf_counter())
+        begun, ended = running.result()
+        return any(begun < at < ended for at in seen)
+
+    before = sys.getswitchinterval()
+    # Nobody is made to give the GIL away: it goes from thread to thread only where it is let go of.
+    sys.setswitchinterval(100)
+    try:
+        assert any(seen_inside() for _ in range(20))
+    finally:
+        sys.setswitchinterval(before)
 
 
 @needs_library
