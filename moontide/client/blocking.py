@@ -7,12 +7,11 @@ import time
 from collections.abc import Sequence
 from typing import TypeVar
 
-import httpx
 import pyarrow as pa
 
 from moontide.client import wire
-from moontide.client.calls import Addresses, Call, Patience
-from moontide.client.connect import Wires, lost, slow, timeouts
+from moontide.client.calls import Addresses, Call, Patience, unanswered
+from moontide.client.pool import Lost, Pool
 from moontide.errors import MoontideError
 
 T = TypeVar("T")
@@ -46,9 +45,9 @@ class Client:
     ) -> None:
         self._patience = patience or Patience()
         self._addresses = Addresses([urls] if isinstance(urls, str) else urls, self._patience)
-        self._wires = Wires(self._addresses.urls, token, tls)
+        self._headers = wire.headers(token)
         self._timeout = timeout
-        self._transport = httpx.HTTPTransport(verify=self._wires.verify, trust_env=False, limits=self._wires.limits)
+        self._pool = Pool(self._addresses.urls, tls, self._patience.clock)
 
     def features(
         self, user_id: str, item_ids: wire.ItemIds, *, service: str = "ctr_v1", request_id: str | None = None
@@ -99,7 +98,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._transport.close()
+        self._pool.close()
 
     def __enter__(self) -> Client:
         return self
@@ -114,10 +113,11 @@ class Client:
             if attempt.wait:
                 time.sleep(attempt.wait)
             try:
-                answer = self._send(question, attempt.url, attempt.seconds)
+                headers = self._headers[question.content_type]
+                answer = self._pool.post(attempt.url, question.path, headers, question.body, attempt.seconds)
                 found = wire.result(question, answer, attempt.url)
-            except httpx.TransportError as error:
-                call.failed(attempt, *lost(question.path, attempt, error))
+            except Lost as error:
+                call.failed(attempt, unanswered(question.path, attempt, error), error.gone)
             except wire.Unavailable as error:
                 call.failed(attempt, error)
             except MoontideError:
@@ -126,18 +126,3 @@ class Client:
             else:
                 call.answered(attempt)
                 return found
-
-    def _send(self, question: wire.Question[T], url: str, seconds: float) -> wire.Answer:
-        ends = self._patience.clock() + seconds
-        request = self._wires.request(question, url, timeouts(seconds))
-        response = self._transport.handle_request(request)
-        body = []
-        try:
-            # A timeout of the transport is one of each read: a server that sends byte after byte would never meet it.
-            for chunk in response.iter_raw():
-                body.append(chunk)
-                if self._patience.clock() > ends:
-                    raise slow(seconds)
-        finally:
-            response.close()
-        return wire.Answer(response.status_code, response.headers, b"".join(body))

@@ -168,5 +168,16 @@ class Call:
         return max(longest * self._patience.random(), self._failure.retry_after or 0.0)
 
 
+def unanswered(path: str, attempt: Attempt, error: Exception) -> Unavailable:
+    """The failure of an attempt whose connection failed."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    failure = Unavailable(
+        f"{path} at {attempt.url}: expected an answer within {attempt.seconds:.3f} s, got none ({said}); "
+        "ask again, or raise timeout"
+    )
+    failure.__cause__ = error
+    return failure
+
+
 def _weight(url: str, key: str) -> bytes:
     return hashlib.blake2b(f"{url} {key}".encode(), digest_size=8).digest()

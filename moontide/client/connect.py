@@ -1,4 +1,4 @@
-"""Requests as httpx sends them, and its failures as ours; what the blocking and the asyncio client share."""
+"""Requests of the asyncio client as httpx sends them, and its failures as ours."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from moontide.client.calls import Attempt
-from moontide.client.wire import ARROW, JSON, Question, Unavailable, bearer
+from moontide.client.calls import Attempt, unanswered
+from moontide.client.wire import PATHS, Question, Unavailable, headers
 
 T = TypeVar("T")
 
@@ -27,11 +27,9 @@ class Wires:
     """
 
     def __init__(self, urls: Sequence[str], token: str | None, tls: ssl.SSLContext | None) -> None:
-        headers = {"accept": f"{ARROW}, {JSON};q=0.1", "accept-encoding": "identity", "user-agent": "moontide"}
-        if token is not None:
-            headers["authorization"] = bearer(token)
-        self._headers = headers
-        self._urls = {url: httpx.URL(url) for url in urls}
+        self._headers = {kind: httpx.Headers(values) for kind, values in headers(token).items()}
+        #: Parsing one takes as long as sending it.
+        self._targets = {(url, path): httpx.URL(url + path) for url in urls for path in PATHS}
         #: Reading the authorities takes longer than a hundred requests: only where they are asked.
         self.verify = tls or any(url.startswith("https:") for url in urls)
         self.limits = httpx.Limits(
@@ -40,10 +38,9 @@ class Wires:
 
     def request(self, question: Question[T], url: str, extensions: dict[str, Any]) -> httpx.Request:
         """One POST."""
-        base = self._urls[url]
-        target = base.copy_with(raw_path=base.raw_path.rstrip(b"/") + question.path.encode())
-        headers = {**self._headers, "content-type": question.content_type}
-        return httpx.Request("POST", target, headers=headers, content=question.body, extensions=extensions)
+        target = self._targets[url, question.path]
+        said = self._headers[question.content_type]
+        return httpx.Request("POST", target, headers=said, content=question.body, extensions=extensions)
 
 
 def timeouts(seconds: float) -> dict[str, Mapping[str, float]]:
@@ -59,11 +56,5 @@ def slow(seconds: float) -> httpx.ReadTimeout:
 
 def lost(path: str, attempt: Attempt, error: httpx.TransportError) -> tuple[Unavailable, bool]:
     """A failure of the connection as our error, and whether nobody listens at that address."""
-    said = " ".join(str(error).split()) or type(error).__name__
     gone = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-    failure = Unavailable(
-        f"{path} at {attempt.url}: expected an answer within {attempt.seconds:.3f} s, got none ({type(error).__name__}: {said}); "
-        "ask again, or raise timeout"
-    )
-    failure.__cause__ = error
-    return failure, gone
+    return unanswered(path, attempt, error), gone

@@ -19,6 +19,11 @@ T = TypeVar("T")
 ARROW: Final = "application/vnd.apache.arrow.stream"
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
+FEATURES: Final = "/v1/features"
+PREFETCH: Final = "/v1/prefetch"
+SIMILAR: Final = "/v1/similar"
+SEQUENCE: Final = "/v1/sequence"
+PATHS: Final = (FEATURES, PREFETCH, SIMILAR, SEQUENCE)
 #: Of a text that some proxy sent, as much as fits on a screen.
 _SHOWN: Final = 300
 #: Statuses below 500 that say "later".
@@ -81,25 +86,25 @@ def features(user_id: str, item_ids: ItemIds, service: str, request_id: str | No
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(batch)
-    return Question("/v1/features", user_id, sink.getvalue().to_pybytes(), ARROW, _table)
+    return Question(FEATURES, user_id, sink.getvalue().to_pybytes(), ARROW, _table)
 
 
 def prefetch(user_id: str, request_id: str, service: str) -> Question[None]:
     """``POST /v1/prefetch``."""
     names.require_ids([user_id], what=names.USER_ID)
-    return _asked("/v1/prefetch", user_id, _nothing, user_id=user_id, request_id=request_id, service=service)
+    return _asked(PREFETCH, user_id, _nothing, user_id=user_id, request_id=request_id, service=service)
 
 
 def similar(item_id: str, k: int, space: str | None) -> Question[pa.Table]:
     """``POST /v1/similar``."""
     names.require_ids([item_id])
-    return _asked("/v1/similar", item_id, _table, item_id=item_id, k=k, space=space)
+    return _asked(SIMILAR, item_id, _table, item_id=item_id, k=k, space=space)
 
 
 def sequence(user_id: str, service: str, length: int | None) -> Question[pa.Table]:
     """``POST /v1/sequence``."""
     names.require_ids([user_id], what=names.USER_ID)
-    return _asked("/v1/sequence", user_id, _table, user_id=user_id, service=service, length=length)
+    return _asked(SEQUENCE, user_id, _table, user_id=user_id, service=service, length=length)
 
 
 def result(question: Question[T], answer: Answer, url: str) -> T:
@@ -122,6 +127,18 @@ def result(question: Question[T], answer: Answer, url: str) -> T:
                 f"{where}: expected an Arrow stream, got {kind} ({said}); is that a moontide server of this version?"
             ) from error
     raise refused(where, answer.status, _said(answer), _retry_after(answer))
+
+
+def headers(token: str | None) -> dict[str, dict[str, str]]:
+    """The headers of a request, by the content type of its body.
+
+    Raises:
+        Misconfigured: as `bearer`.
+    """
+    common = {"accept": f"{ARROW}, {JSON};q=0.1", "accept-encoding": "identity", "user-agent": "moontide"}
+    if token is not None:
+        common["authorization"] = bearer(token)
+    return {kind: {**common, "content-type": kind} for kind in (ARROW, JSON)}
 
 
 def bearer(token: str) -> str:

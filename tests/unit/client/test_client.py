@@ -234,6 +234,22 @@ def test_a_lost_connection_is_made_again(connect, serve, broken):
     assert len(server.asked) == 2
 
 
+def answer_and_hang_up(handler):
+    body = OK[1]
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n" % (ARROW.encode(), len(body)) + body)
+    handler.wfile.flush()
+    hang_up(handler)
+
+
+def test_a_connection_that_the_server_closed_while_it_was_idle_costs_no_attempt(connect, serve):
+    server = serve(answer_and_hang_up, OK)
+    with connect(server.url, timeout=10.0, patience=Patience(attempts=1)) as client:
+        for _ in range(2):
+            assert client.features("u", ["a"]).equals(TABLE)
+            time.sleep(0.05)
+    assert len(server.asked) == 2 and server.connections == 2
+
+
 @pytest.mark.parametrize("broken", [drip, lambda handler: time.sleep(1.0)], ids=["drip", "silence"])
 def test_the_deadline_holds_against_a_slow_server(connect, serve, broken):
     server = serve(broken)
