@@ -21,7 +21,7 @@ QUIET_EXIT := 2> >(grep --line-buffered -vE '^(nanobind:| - (leaked|\.\.\. skipp
 LEVELS := $(wildcard $(addprefix tests/,unit golden architecture contract parity integration e2e faults))
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-.PHONY: help setup setup-dev java redis chromium kafka kafka-stop lock lint types layers unit contract architecture integration test test-faults demo bench train-small ranking spark-zip clean
+.PHONY: help setup setup-dev java redis chromium kafka kafka-stop lock lint types layers unit contract architecture integration test test-faults demo bench bench-serving train-small ranking spark-zip clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -79,8 +79,9 @@ contract: setup-dev ## one suite over every store
 integration: setup-dev ## real Redis, Milvus, Spark and Feast; whole commands; kills
 	$(PYTEST) -m "integration or e2e or faults" $(PYTEST_ARGS) $(QUIET_EXIT)
 
-test-faults: setup-dev ## every fault of the consumer at full size, three seeds each, about 40 minutes; writes docs/fault-report.md
+test-faults: setup-dev ## every fault of the consumer at full size, three seeds each, and of serving, about 50 minutes; writes docs/fault-report.md
 	$(BIN)/python tests/faults/stream/run.py --seeds 3 --out docs/fault-report.md
+	$(BIN)/python -m tests.faults.serving.run --out docs/fault-report.md
 
 test: setup-dev lint types layers ## every check and every test, the cheap ones first
 	$(PYTEST) -q $(LEVELS) $(PYTEST_ARGS) $(QUIET_EXIT)
@@ -92,6 +93,10 @@ bench: setup-dev ## the short benchmarks of docs/benchmarks.md, which names the 
 	$(BIN)/python -m benchmarks.packed_read
 	$(BIN)/python -m benchmarks.backfill speed
 	$(BIN)/python -m benchmarks.freshness
+
+# One thread for numpy's product, ours and the peers' alike.
+bench-serving: setup-dev ## serving beside raw Redis, DuckDB and Feast, about 15 minutes; writes its section of docs/benchmarks.md
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.serving --docs docs/benchmarks.md
 
 train-small: setup-dev ## train the shipped encoder again into build/moon_v2 and compare its figures with the shipped ones
 	$(BIN)/python -m encoders.train --config small --data training/data/clothing training/data/luma training/data/online_retail \

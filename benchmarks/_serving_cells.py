@@ -17,6 +17,8 @@ from benchmarks._serving_peers import FEAST_ITEMS
 from benchmarks._serving_read import Sides, gate, scalar_cells, tier_cells
 from benchmarks._serving_world import SERVICE, Size, spaces_toml
 from serving.client import RankingClient
+from serving.reading import StoreVectors
+from serving.table import VectorTables
 from tests.serving_site import ServingSite
 
 
@@ -46,10 +48,6 @@ class Site:
     sides: Sides
     plan: Plan
 
-    def settings(self, kind: str) -> dict[str, Any]:
-        """Of a server on the store of that kind."""
-        return {"redis_url": f"redis://127.0.0.1:{self.redis_port}/1"} if kind == "Redis" else {}
-
 
 def timed(site: Site, cells: Mapping[str, Callable[[Any], Any]]) -> dict[str, list[float]]:
     """Seconds of each call, interleaved, with what is alive kept from the garbage collector's way, for all alike."""
@@ -69,7 +67,8 @@ def kernel(plan: Plan) -> str:
     """The kernel's own benchmark."""
     from benchmarks import serving_kernel
 
-    return serving_kernel.section(small=plan.size.items <= SMALL.size.items)
+    found = serving_kernel.section(small=plan.size.items <= SMALL.size.items)
+    return f"### The kernel\n\n`python -m benchmarks.serving_kernel`. {found}"
 
 
 def tiers(site: Site) -> str:
@@ -93,7 +92,9 @@ def over_http(site: Site) -> str:
     """One caller."""
     size, sides = site.plan.size, site.sides
     live = sides.world.live(site.folder)
+    held = VectorTables(sides.table_folder, StoreVectors(sides.stores["LMDB"]))
     inside = {kind: RankingClient(store, live) for kind, store in sides.stores.items()}
+    inside["table"] = RankingClient(sides.stores["LMDB"], live, vectors=held)
     for client in inside.values():
         client.warm_up()
     with ExitStack() as stack:
@@ -149,9 +150,11 @@ def load(site: Site) -> str:
 
 
 def server(site: Site, kind: str) -> ServingSite:
-    """Ours on that kind's filled store."""
-    folder = site.folder / kind.lower()
-    return ServingSite(folder, spaces_toml(site.plan.size.spec), redis_url=site.settings(kind).get("redis_url"))
+    """Ours on that kind's filled store; the table is loaded from LMDB's."""
+    spec, items = site.plan.size.spec, site.plan.size.items
+    settings = {"serving_table": "on", "serving_table_rows": items} if kind == "table" else {}
+    url = f"redis://127.0.0.1:{site.redis_port}/1" if kind == "Redis" else None
+    return ServingSite(site.folder / ("redis" if url else "lmdb"), spaces_toml(spec), redis_url=url, settings=settings)
 
 
 def note(site: Site, more: str) -> str:

@@ -104,7 +104,7 @@ def main() -> int:
     if args.seconds:
         plan = replace(plan, seconds=args.seconds, other_seconds=min(plan.other_seconds, args.seconds))
     args.out.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir=args.out))
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=args.out.resolve()))
     try:
         text = run(plan, folder, feast=not args.skip_feast, only=tuple(args.only))
     finally:
