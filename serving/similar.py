@@ -28,6 +28,8 @@ from moontide.stores.base import OnlineStore, VectorIndex
 MAX_NEIGHBOURS: Final = 10_000
 #: Vectors of a space that are scanned for one call where nothing else answers.
 SCAN_ROWS: Final = 50_000
+#: Keys of others that such a scan may walk through, where the store cannot go straight to a view: a second or so.
+SCAN_FOREIGN: Final = 1_000_000
 #: Time of one call of the index, and how long one that failed is left alone.
 _INDEX_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 5.0
@@ -223,7 +225,7 @@ class SimilarItems:
             return in_index(index, query, item_id, k)
 
     def _by_scan(self, query: Embeddings, item_id: str, k: int) -> Hits | None:
-        if query.space in self._large:
+        if query.space in self._large or self._store.foreign_keys() > SCAN_FOREIGN:
             return None
         try:
             return in_blocks(store_blocks(self._store, query.space, most=self._scan_rows), query, item_id, k)

@@ -149,6 +149,9 @@ class OnlineStore(Protocol):
         While others write or remove, one may come twice.
         """
 
+    def foreign_keys(self) -> int:
+        """About how many keys of others `scan` and `count` of a view walk through too; 0 where a view lies by itself."""
+
     def close(self) -> None:
         """Release the store; the object is not usable after it."""
 

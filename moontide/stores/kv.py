@@ -69,6 +69,9 @@ class KeyValue(Protocol):
         A key written or removed meanwhile may or may not be among them, and while keys come and go one may come twice.
         """
 
+    def foreign_keys(self) -> int:
+        """About how many keys of other tables `scan` walks through; 0 where a table lies by itself."""
+
     def mark(self, table: bytes, keys: Sequence[bytes]) -> int:
         """Mark the keys that have a record with its order key; returns how many."""
 

@@ -118,6 +118,10 @@ class LmdbKeyValue:
             yield keys
             last = names[-1]
 
+    def foreign_keys(self) -> int:
+        """See `KeyValue.foreign_keys`."""
+        return 0
+
     def mark(self, table: bytes, keys: Sequence[bytes]) -> int:
         """See `KeyValue.mark`."""
         names, marks = _names(_RECORD + table, keys), _names(_MARK + table, keys)

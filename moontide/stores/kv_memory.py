@@ -80,6 +80,10 @@ class MemoryKeyValue:
         for start in range(0, len(keys), _CHUNK):
             yield keys[start : start + _CHUNK]
 
+    def foreign_keys(self) -> int:
+        """See `KeyValue.foreign_keys`."""
+        return 0
+
     def mark(self, table: bytes, keys: Sequence[bytes]) -> int:
         """See `KeyValue.mark`."""
         with self._lock:

@@ -122,6 +122,11 @@ class RedisKeyValue:
         if chunk:
             yield chunk
 
+    def foreign_keys(self) -> int:
+        """See `KeyValue.foreign_keys`: all keys of the database, those of the table too."""
+        with self._errors():
+            return int(self._client.dbsize())
+
     def mark(self, table: bytes, keys: Sequence[bytes]) -> int:
         """See `KeyValue.mark`."""
         return int(self._run(MARK, table, keys, b"", keys).sum())

@@ -174,6 +174,10 @@ class PackedOnlineStore:
         for keys in self._kv.scan(self._codecs.table(view)):
             yield [entity_of(view, key) for key in keys]
 
+    def foreign_keys(self) -> int:
+        """See `OnlineStore.foreign_keys`."""
+        return self._kv.foreign_keys()
+
     def close(self) -> None:
         """See `OnlineStore.close`."""
         self._kv.close()

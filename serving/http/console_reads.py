@@ -14,6 +14,7 @@ from moontide.live import LiveSpaces, Service
 from moontide.views import ViewSpec, embedding_view, user_sequence
 from serving.client import RankingClient
 from serving.http.console_catalog import Card, Catalog
+from serving.similar import SCAN_FOREIGN
 
 MOST_HITS: Final = 60
 MOST_ROWS: Final = 200
@@ -85,6 +86,8 @@ class Look:
         return lambda item: _shown(cards.get(item, Card(item)))
 
     def _walk(self, view: ViewSpec, prefix: str, most: int) -> list[str]:
+        if self._client.online.foreign_keys() > SCAN_FOREIGN:
+            return []
         return list(islice((key for key in self._keys(view) if key.startswith(prefix)), most))
 
     def _keys(self, view: ViewSpec) -> Iterator[str]:

@@ -10,9 +10,11 @@ from typing import Any, Final
 from moontide.errors import Misconfigured, SpaceMismatch, Transient
 from moontide.live import LiveSpaces
 from moontide.spaces import EmbeddingSpace
-from moontide.views import embedding_view
+from moontide.stores.base import Status
+from moontide.views import ViewSpec, embedding_view
 from serving.client import RankingClient
 from serving.http.console_catalog import Catalog
+from serving.similar import SCAN_FOREIGN
 from serving.table import VectorTables
 
 #: Records, and catalog rows, that are looked at for one space.
@@ -22,7 +24,9 @@ _REMEMBERED_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class SpaceState:
-    """One space as it is now. Counts stop at `COUNTED`: `whole` is then false. Times are microseconds UTC, 0 for none.
+    """One space as it is now. Times are microseconds UTC, 0 for none.
+
+    `whole` is false where counts stopped at `COUNTED`, or are of the catalog's items alone.
 
     Attributes:
         records, vectors: of the online store; a tombstone is a record without a vector.
@@ -100,19 +104,26 @@ class SpaceStates:
 
     def _counted(self, space: EmbeddingSpace) -> dict[str, Any]:
         view, seen = embedding_view(space), 0
-        found = {"records": 0, "vectors": 0, "newest_event": 0, "newest_encoded": 0, "whole": True}
-        for chunk in self._store.scan(view):
-            ids = [str(entity) for entity in chunk]
+        walked = self._store.foreign_keys() <= SCAN_FOREIGN
+        found = {"records": 0, "vectors": 0, "newest_event": 0, "newest_encoded": 0, "whole": walked}
+        for ids in self._scanned(view) if walked else self._listed():
             seen += len(ids)
             if seen > COUNTED:
                 found["whole"] = False
                 break
             heads = self._store.heads(view, ids)
-            found["records"] += len(ids)
+            found["records"] += int((heads.status != Status.ABSENT).sum())
             found["vectors"] += int(self._store.read_embeddings(space, ids).present.sum())
             found["newest_event"] = max(found["newest_event"], int(heads.event_timestamp.max(initial=0)))
             found["newest_encoded"] = max(found["newest_encoded"], int(heads.encoded_at.max(initial=0)))
         return found
+
+    def _scanned(self, view: ViewSpec) -> Iterator[list[str]]:
+        return ([str(entity) for entity in chunk] for chunk in self._store.scan(view))
+
+    def _listed(self) -> Iterator[list[str]]:
+        """Items of the catalog: where a scan of the store would take too long, they stand for it."""
+        return iter(()) if self._catalog is None else _fresh(self._catalog.ids(), set())
 
     def _covered(self, space: EmbeddingSpace) -> dict[str, Any]:
         if self._catalog is None:

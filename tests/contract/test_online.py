@@ -448,6 +448,15 @@ def test_scan_and_count_see_every_record(store):
     assert store.count(VIEW) == 2_500 and store.drop_view(VIEW) == 2_500 and list(store.scan(VIEW)) == []
 
 
+def test_a_store_says_how_many_keys_of_others_a_scan_walks_through(store, request):
+    before = store.foreign_keys()
+    store.write_rows(ITEMS, features({"item_id": "a"}, {"item_id": "b"}))
+    if "redis" in request.node.name:
+        assert store.foreign_keys() >= before + 2
+    else:
+        assert store.foreign_keys() == before == 0
+
+
 def test_two_stores_see_each_others_writes(opened):
     first, second = opened(), opened()
     first.write_rows(VIEW, rows(vectors(["a"])))

@@ -284,3 +284,15 @@ def test_the_state_of_a_table_is_shown_beside_its_space(world):
     states = SpaceStates(world.client, world.live, None, lambda: 0.0, Tables()).read()
     assert states[0].table == asdict(state)
     assert world.get("spaces").json()["spaces"][0]["table"] is None
+
+
+def test_a_store_that_is_walked_whole_is_not_walked_when_it_is_large(world, monkeypatch):
+    def never(view):
+        raise AssertionError("scanned")
+
+    monkeypatch.setattr(world.client.online, "foreign_keys", lambda: 1_000_001)
+    monkeypatch.setattr(world.client.online, "scan", never)
+    state = world.get("spaces").json()["spaces"][0]
+    assert (state["whole"], state["records"], state["vectors"], state["newest_event"]) == (False, 3, 3, NOW)
+    assert world.get("users").json() == {"users": []}
+    assert world.get("similar", item_id="hat-1").status_code == 503
