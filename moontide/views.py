@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Final
@@ -48,7 +48,7 @@ class ViewSpec:
     name: str
     kind: ViewKind
     entities: tuple[str, ...]
-    table: pa.Schema
+    table: pa.Schema = field(hash=False)  # Arrow takes microseconds for it, and a store looks a view up at every read
     created: str
     fenced: bool
     ttl: timedelta | None = None

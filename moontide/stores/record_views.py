@@ -137,7 +137,10 @@ def keys_of(view: ViewSpec, rows: pa.Table) -> list[bytes]:
 def lookups(view: ViewSpec, ids: Sequence[EntityId]) -> list[bytes]:
     """The store key of each entity asked for."""
     if len(view.entities) == 1:
-        return [(i if isinstance(i, str) else i[0]).encode() for i in ids]
+        try:
+            return list(map(str.encode, cast(Sequence[str], ids)))
+        except TypeError:
+            return [(i if isinstance(i, str) else i[0]).encode() for i in ids]
     return [_SEPARATOR.join(parts).encode() for parts in ids]
 
 
