@@ -67,6 +67,7 @@ class World:
     histories: dict[str, NDArray[np.int64]]
     requests: list[Request]
     _turn: Iterator[Request] = field(init=False, repr=False)
+    _known: dict[int, NDArray[np.int32]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_turn", itertools.cycle(self.requests))
@@ -104,11 +105,17 @@ class World:
         return [item_id(n) for n in self.histories[user].tolist()]
 
     def tiers(self, request: Request) -> NDArray[np.int32]:
-        """(C, N) counts: int64 products, one float32 formula, self matches dropped; shares no code with the library."""
+        """(C, N) counts, worked out once; shares no code with the library."""
+        if id(request) not in self._known:
+            self._known[id(request)] = self._counted(request)
+        return self._known[id(request)].copy()
+
+    def _counted(self, request: Request) -> NDArray[np.int32]:
+        """Products of integers, exact in float64, one float32 formula, self matches dropped."""
         history = self.histories[request.user]
-        left, right = (self.vectors.codes[n].astype(np.int64) for n in (request.rows, history))
-        norms = [1.0 / np.sqrt((side * side).sum(axis=1).astype(np.float64)) for side in (left, right)]
-        cosines = (left @ right.T).astype(np.float32) * norms[0].astype(np.float32)[:, None] * norms[1].astype(np.float32)
+        left, right = (self.vectors.codes[n].astype(np.float64) for n in (request.rows, history))
+        norms = [(1.0 / np.sqrt((side * side).sum(axis=1))).astype(np.float32) for side in (left, right)]
+        cosines = (left @ right.T).astype(np.float32) * norms[0][:, None] * norms[1]
         tier = np.clip(np.ceil(cosines * np.float32(TIERS // 2)).astype(np.int64) + TIERS // 2 - 1, 0, TIERS - 1)
         counted = (request.rows[:, None] >= 0) & (request.rows[:, None] != history)
         return np.stack([np.bincount(t[k], minlength=TIERS) for t, k in zip(tier, counted, strict=True)]).astype(np.int32)
