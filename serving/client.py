@@ -75,6 +75,11 @@ class RankingClient:
         """What is read; this client closes it."""
         return self._store
 
+    @property
+    def vectors(self) -> Vectors:
+        """Where vectors are read; its owner closes it."""
+        return self._vectors
+
     def index_rows(self, space_id: str) -> int:
         """Rows the vector index holds of a live space, as `SimilarItems.index_rows`."""
         return self._similar.index_rows(self._live.space(space_id))

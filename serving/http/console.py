@@ -66,7 +66,6 @@ class Console:
         live: its spaces and services.
         settings: names the catalog.
         monotonic: seconds.
-        tables: the tables of this host, whose staleness is shown.
     """
 
     def __init__(
@@ -75,13 +74,13 @@ class Console:
         live: LiveSpaces,
         settings: Settings,
         monotonic: Callable[[], float] = time.monotonic,
-        tables: VectorTables | None = None,
     ) -> None:
         catalog = None if settings.serving_catalog is None else Catalog(settings.serving_catalog)
         self._live = live
         self._seconds = settings.serving_body_seconds
         self._look = Look(client, live, catalog)
         self._thumbnails = None if catalog is None else Thumbnails(catalog, settings.image_schemes)
+        tables = client.vectors if isinstance(client.vectors, VectorTables) else None
         self._states = SpaceStates(client, live, catalog, monotonic, tables)
         self._gate = Gate(threads=1, waiting=_WAITING, seconds=_SECONDS)
 

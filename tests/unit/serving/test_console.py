@@ -1,5 +1,6 @@
 """What the console answers: the values of `RankingClient`, bounded, with titles as they are and never as markup."""
 
+import threading
 from dataclasses import asdict
 
 import numpy as np
@@ -18,7 +19,10 @@ from serving.http.app import Parts, Site
 from serving.http.console import OPEN_PAGES, Console
 from serving.http.console_spaces import SpaceStates
 from serving.http.tokens import Tokens
-from serving.table import TableState
+from serving.reading import StoreVectors
+from serving.table import TableState, VectorTables
+from serving.table_load import load
+from serving.table_writer import TableWriter
 from tests.pictures import picture
 
 pytestmark = pytest.mark.unit
@@ -296,3 +300,19 @@ def test_a_store_that_is_walked_whole_is_not_walked_when_it_is_large(world, monk
     assert (state["whole"], state["records"], state["vectors"], state["newest_event"]) == (False, 3, 3, NOW)
     assert world.get("users").json() == {"users": []}
     assert world.get("similar", item_id="hat-1").status_code == 503
+
+
+def test_the_table_a_client_reads_from_is_the_one_that_is_shown(world, tmp_path):
+    space = world.live.space("moon_v1")
+    writer = TableWriter(tmp_path, space, 10, lambda: NOW)
+    assert load(world.client.online, writer, threading.Event())
+    writer.polled()
+    tables = VectorTables(tmp_path, StoreVectors(world.client.online), clock=lambda: NOW)
+    client = RankingClient(world.client.online, world.live, vectors=tables)
+    console = Console(client, world.live, Settings(home=tmp_path, online="memory"))
+    http = TestClient(Site(Parts(client, world.live), console.router(), OPEN_PAGES).app)
+    table = http.get("/console/api/spaces").json()["spaces"][0]["table"]
+    assert (table["rows"], table["loaded"], table["polled_at"]) == (4, True, NOW)
+    assert http.get("/console/api/similar?item_id=hat-1").json()["source"] == "table"
+    console.close()
+    writer.close()
