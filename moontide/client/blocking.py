@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 
 class Client:
-    """A ranking service's side of ``python -m serving``. Thread-safe; keeps its connections open; one per process is enough.
+    """A ranking service's side of ``python -m serving``. Thread-safe; keeps its connections open; one per process is enough, made
+    after a fork.
 
     A user's calls all go to one server, the same for every client with these addresses, so that `features` finds what `prefetch`
     began; where that server fails, they go to the next. Calls only read, so a failed one is repeated, within `timeout`.
