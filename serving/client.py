@@ -7,19 +7,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 
-from moontide import names, schemas
-from moontide.embeddings import Embeddings
+from moontide import names
 from moontide.errors import Misconfigured
 from moontide.live import LiveSpaces, Service
 from moontide.stores.base import OnlineStore
-from moontide.views import item_features, user_sequence
-from serving.features import Features, vector_column
+from moontide.views import item_features
+from serving.features import Features, metadata_of, sequence_table
 from serving.prefetch import Prefetch, PrefetchCache
 from serving.prefetch_key import PrefetchKey
-from serving.reading import Request, StoreVectors, Vectors, read_ahead, read_candidates, read_request
+from serving.reading import Request, StoreVectors, Vectors, listed, read_ahead, read_candidates, read_request
 from serving.request_log import RequestLog, read_served
 from serving.similar import BlockSource, SharedIndex, SimilarItems
 
@@ -141,12 +139,12 @@ class RankingClient:
         """
         chosen = self._live.service(service)
         names.require_ids([user_id], what=names.USER_ID)
-        ids = names.require_ids(_listed(item_ids))
+        ids = names.require_ids(listed(item_ids))
         if self._log is not None and self._log.sampled():
             return self._logged(self._log, chosen, user_id, ids, request_id)
         request, came = self._request(chosen, user_id, ids, request_id)
         tiers, fields = request.tiers(chosen), self._fields(chosen, ids)
-        metadata = _metadata(chosen, request.side.sequence_version, came)
+        metadata = metadata_of(chosen, request.side.sequence_version, came)
         return Features(tuple(ids), request.candidates, tiers, fields, metadata)
 
     def prefetch(self, user_id: str, *, request_id: str, service: str = "ctr_v1") -> None:
@@ -203,7 +201,7 @@ class RankingClient:
         served = read_served(self._store, chosen, user_id, ids)
         log.add(chosen, served, now, request_id)
         fields = {name: served.fields[name] for name in chosen.item_fields}
-        metadata = _metadata(chosen, served.sequence.version, Prefetch.OFF)
+        metadata = metadata_of(chosen, served.sequence.version, Prefetch.OFF)
         return Features(tuple(ids), served.candidates, served.tiers, fields, metadata)
 
     def sequence(self, user_id: str, *, service: str = "ctr_v1", length: int | None = None) -> pa.Table:
@@ -228,17 +226,7 @@ class RankingClient:
         names.require_ids([user_id], what=names.USER_ID)
         if length is not None and length < 1:
             raise Misconfigured(f"length: expected 1 or more, got {length}")
-        found = self._store.read_sequences(user_sequence(chosen.simtier.sequence), [user_id])[0]
-        seen = found.behaviours if length is None else found.behaviours[-length:]
-        vectors = self._store.read_embeddings(chosen.space, [b.item_id for b in seen])
-        columns = {
-            names.ITEM_ID: pa.array([b.item_id for b in seen], pa.string()),
-            "action": pa.array([b.action for b in seen], pa.string()),
-            names.EVENT_TIMESTAMP: pa.array([b.time for b in seen], pa.int64()).cast(schemas.TIMESTAMP),
-            "embedding": _vectors(vectors),
-            "embedding_present": pa.array(vectors.present),
-        }
-        return pa.table(columns).replace_schema_metadata(_metadata(chosen, found.version))
+        return sequence_table(self._store, chosen, user_id, length)
 
     def similar(self, item_id: str, *, k: int = 10, service: str = "ctr_v1", space_id: str | None = None) -> pa.Table:
         """The k nearest other items of an item, by the cosine of their current vectors.
@@ -273,29 +261,3 @@ class RankingClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _listed(item_ids: Iterable[str] | pa.Array | pa.ChunkedArray) -> Iterable[str]:
-    """`item_ids` with Python strings in it, whatever array holds them."""
-    if isinstance(item_ids, pa.Array | pa.ChunkedArray):
-        return list(item_ids.to_pylist())
-    if isinstance(item_ids, np.ndarray):
-        item_ids = item_ids.tolist()
-    if isinstance(item_ids, str | bytes) or not isinstance(item_ids, Iterable):
-        raise TypeError(f"item_ids: expected a list or array of ids, got {type(item_ids).__name__}; pass [item_id] for one")
-    return item_ids
-
-
-def _vectors(embeddings: Embeddings) -> pa.Array:
-    return vector_column(embeddings.space.dim, embeddings.to_float(), embeddings.present)
-
-
-def _metadata(service: Service, sequence_version: int, prefetch: Prefetch = Prefetch.OFF) -> dict[str, str]:
-    return {
-        "service": service.name,
-        "space": service.space.id,
-        "encoder_digest": service.space.encoder_digest,
-        "simtier": service.simtier.spec_id,
-        "sequence_version": str(sequence_version),
-        "prefetch": prefetch.value,
-    }

@@ -1,4 +1,4 @@
-"""`Features`: what one request of C candidates was given, as arrays that are not copied on the way out (N tiers, D dims)."""
+"""What a request is given: `Features` of C candidates, as arrays that are not copied on the way out (N tiers, D dims)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from moontide import names
+from moontide import names, schemas
 from moontide.embeddings import Embeddings
 from moontide.errors import Misconfigured
+from moontide.live import Service
 from moontide.simtier import TierCounts
+from moontide.stores.base import OnlineStore
+from moontide.views import user_sequence
+from serving.prefetch import Prefetch
 
 if TYPE_CHECKING:
     import torch
@@ -97,6 +101,33 @@ class Features:
         }
         arrays |= {name: number for name, values in self.fields.items() if (number := _numbers(values)) is not None}
         return {name: torch.from_numpy(_writable(values)) for name, values in arrays.items()}
+
+
+def metadata_of(service: Service, sequence_version: int, prefetch: Prefetch = Prefetch.OFF) -> dict[str, str]:
+    """What every answer says of itself: see `Features.metadata`."""
+    return {
+        "service": service.name,
+        "space": service.space.id,
+        "encoder_digest": service.space.encoder_digest,
+        "simtier": service.simtier.spec_id,
+        "sequence_version": str(sequence_version),
+        "prefetch": prefetch.value,
+    }
+
+
+def sequence_table(store: OnlineStore, service: Service, user_id: str, length: int | None) -> pa.Table:
+    """What `RankingClient.sequence` promises, of a user id and a length that were checked."""
+    found = store.read_sequences(user_sequence(service.simtier.sequence), [user_id])[0]
+    seen = found.behaviours if length is None else found.behaviours[-length:]
+    vectors = store.read_embeddings(service.space, [b.item_id for b in seen])
+    columns = {
+        names.ITEM_ID: pa.array([b.item_id for b in seen], pa.string()),
+        "action": pa.array([b.action for b in seen], pa.string()),
+        names.EVENT_TIMESTAMP: pa.array([b.time for b in seen], pa.int64()).cast(schemas.TIMESTAMP),
+        "embedding": vector_column(service.space.dim, vectors.to_float(), vectors.present),
+        "embedding_present": pa.array(vectors.present),
+    }
+    return pa.table(columns).replace_schema_metadata(metadata_of(service, found.version))
 
 
 def vector_column(dim: int, vectors: NDArray[np.float32], present: NDArray[np.bool_]) -> pa.Array:

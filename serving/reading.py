@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from moontide.embeddings import Embeddings
@@ -140,3 +141,18 @@ def numbered(ids: Sequence[str]) -> tuple[dict[str, int], Keys]:
     """A number in 0..B - 1 for each distinct id, the place where it is last, and (B,) the number of each."""
     numbers = dict(zip(ids, range(len(ids)), strict=True))
     return numbers, np.fromiter(map(numbers.__getitem__, ids), np.int64, len(ids))
+
+
+def listed(item_ids: Iterable[str] | pa.Array | pa.ChunkedArray) -> Iterable[str]:
+    """`item_ids` with Python strings in it, whatever array holds them.
+
+    Raises:
+        TypeError: one string, or nothing that can be iterated.
+    """
+    if isinstance(item_ids, pa.Array | pa.ChunkedArray):
+        return list(item_ids.to_pylist())
+    if isinstance(item_ids, np.ndarray):
+        item_ids = item_ids.tolist()
+    if isinstance(item_ids, str | bytes) or not isinstance(item_ids, Iterable):
+        raise TypeError(f"item_ids: expected a list or array of ids, got {type(item_ids).__name__}; pass [item_id] for one")
+    return item_ids
