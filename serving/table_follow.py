@@ -72,7 +72,8 @@ class TableKeeper:
         self._clock = clock
         self._refresh = refresh_seconds
         self._source: Source | None = None
-        self._connect_at = 0
+        self._connect_at = self._polled_at = 0
+        self._loaded = False
         self.unreadable = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -98,16 +99,22 @@ class TableKeeper:
         # The stream's end is found before the store is read, so that no change falls between the two.
         self._connect()
         started = self._clock()
-        if not all(load(self._store, table, stop) for table in self._tables):
+        if not all(load(self._store, table, stop, self._between) for table in self._tables):
             return
         for table in self._tables:
             table.polled()
+        self._loaded = True
         if self._source is None:
             took = max(self._clock() - started, 0) / 1e6
             stop.wait(max(self._refresh, _PAUSE * took))
             return
         while not stop.is_set() and 0 <= self._clock() - started < RELOAD_SECONDS * 1e6:
-            self._step(self._source)
+            self._step(self._source, POLL_SECONDS)
+
+    def _between(self) -> None:
+        """A store of millions takes its time, and changes are not to wait for it."""
+        if self._source is not None and self._clock() - self._polled_at >= POLL_SECONDS * 1e6:
+            self._step(self._source, 0)
 
     def _connect(self) -> None:
         if self._open_source is None or (self._source is None and self._clock() < self._connect_at):
@@ -121,8 +128,8 @@ class TableKeeper:
             self._connect_at = self._clock() + int(_CONNECT_SECONDS * 1e6)
             self._close()
 
-    def _step(self, source: Source) -> None:
-        records = source.poll(POLL_SECONDS)
+    def _step(self, source: Source, seconds: float) -> None:
+        records = source.poll(seconds)
         for table in self._tables:
             changes, bad = changes_of(table.space, records)
             self.unreadable += bad
@@ -132,7 +139,8 @@ class TableKeeper:
                 table.upsert(changes.embeddings, [packed[at : at + size] for at in range(0, len(packed), size)])
         lag = source.lag()
         for table in self._tables:
-            table.polled(lag=lag)
+            table.polled(lag=lag, loaded=self._loaded)
+        self._polled_at = self._clock()
 
     def _close(self) -> None:
         if self._source is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,10 +15,19 @@ from serving.table_writer import TableWriter
 _BATCH: int = 2_048
 
 
-def load(store: OnlineStore, table: TableWriter, stop: threading.Event) -> bool:
+def load(store: OnlineStore, table: TableWriter, stop: threading.Event, between: Callable[[], None] = lambda: None) -> bool:
     """Bring every record of the store into the table, and out of it what the store does not know any more.
 
-    Half-written rows come first. False where `stop` was set meanwhile.
+    Half-written rows come first.
+
+    Args:
+        store: read in batches.
+        table: written.
+        stop: ends it early.
+        between: called between two batches; it may write to the table.
+
+    Returns:
+        False where `stop` was set meanwhile.
 
     Raises:
         SpaceMismatch: the store holds vectors of another encoder under this space's name.
@@ -34,10 +43,12 @@ def load(store: OnlineStore, table: TableWriter, stop: threading.Event) -> bool:
             if stop.is_set():
                 return False
             _refresh(store, table, ids[start : start + _BATCH])
+            between()
     known = table.ids()
     gone = [known[row] for row in np.flatnonzero(~seen).tolist()]
     for start in range(0, len(gone), _BATCH):
         _refresh(store, table, gone[start : start + _BATCH])
+        between()
     return True
 
 

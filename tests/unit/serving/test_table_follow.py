@@ -187,5 +187,27 @@ def test_a_store_that_does_not_answer_is_asked_again(site):
     assert failures
 
 
+def test_changes_do_not_wait_for_a_long_load(site, monkeypatch):
+    monkeypatch.setattr("serving.table_follow.POLL_SECONDS", 0.0)
+    store, tables, keep = site
+    store.write_rows(embedding_view(SPACE), rows_of(["a", "b"], 3))
+    ask, go = store.scan, threading.Event()
+
+    def scan(view):
+        yield ["a"]
+        yield from ask(view)
+        assert go.wait(10)
+
+    store.scan = scan
+    source = FakeSource()
+    source.waiting = records_of(rows_of(["a", "new"], 7))
+    keep(source.open)
+    until(lambda: first_code(tables, "new") == 7 and first_code(tables, "a") == 7)
+    assert not tables.states([SPACE])[0].loaded
+    go.set()
+    until(lambda: tables.states([SPACE])[0].loaded)
+    assert first_code(tables, "a") == 7 and first_code(tables, "b") == 3
+
+
 def test_an_empty_batch_of_rows_makes_no_records():
     assert records_of(rows_of([], 1)) == [] and isinstance(rows_of([], 1), pa.Table)
