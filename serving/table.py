@@ -222,8 +222,10 @@ class VectorTables:
     def _table(self, space: EmbeddingSpace) -> VectorTable | None:
         """The space's table, where it may be read."""
         table = self._attached(space)
-        if table is not None and self._max_age is not None and table.state().staleness(self._clock()) > self._max_age:
-            return None
+        if table is not None and self._max_age is not None:
+            polled_at = int(table.file.parts.header["polled_at"][0])
+            if self._clock() - polled_at > self._max_age * 1e6:
+                return None
         return table
 
     def _attached(self, space: EmbeddingSpace) -> VectorTable | None:

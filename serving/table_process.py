@@ -13,12 +13,9 @@ from moontide.errors import Transient
 from moontide.live import LiveSpaces
 from moontide.settings import Settings
 from moontide.spaces import EmbeddingSpace
-from moontide.stores.base import OnlineStore
 from moontide.stores.kv import wall_clock
-from serving.reading import StoreVectors
 from serving.shared_memory import shared_folder
 from serving.site import SiteFiles
-from serving.table import VectorTables
 from serving.table_changes import ChangeSource
 from serving.table_follow import TableKeeper
 from serving.table_writer import TableWriter
@@ -35,11 +32,6 @@ def tables_folder(settings: Settings) -> Path:
 def table_spaces(live: LiveSpaces) -> list[EmbeddingSpace]:
     """The spaces that get a table: each that a service reads."""
     return list(dict.fromkeys(service.space for service in live.services))
-
-
-def open_tables(settings: Settings, store: OnlineStore) -> VectorTables:
-    """The site's tables for reading, with `store` behind them; they may not be there yet."""
-    return VectorTables(tables_folder(settings), StoreVectors(store))
 
 
 def keep_tables(files: SiteFiles) -> None:

@@ -14,8 +14,10 @@ from moontide.records import embedding_rows
 from moontide.settings import Settings
 from moontide.stores import online_store
 from moontide.stores.kv import wall_clock
+from serving.reading import StoreVectors
 from serving.site import SiteFiles
-from serving.table_process import keep_tables, open_tables, tables_folder
+from serving.table import VectorTables
+from serving.table_process import keep_tables, tables_folder
 from tests.kafka_broker import free_port
 
 pytestmark = pytest.mark.integration
@@ -68,7 +70,7 @@ def test_a_writer_that_is_killed_is_followed_by_the_one_that_waits(files):
         store.write_rows(views.embedding_view(space), embedding_rows(vectors, source_version=version, **times))
 
     write(1)
-    tables = open_tables(files.settings, online_store(Settings(online="memory")))
+    tables = VectorTables(tables_folder(files.settings), StoreVectors(online_store(Settings(online="memory"))))
 
     def code():
         found = tables.read(space, ["a"])
