@@ -17,10 +17,13 @@ class Guarded(HttpToolsProtocol):
         header_seconds: from the connection, or from the first byte of a later request, to the end of its headers; and how long
             an answer may wait for a caller that takes nothing of it.
         most_connections: of this process; one more is answered 503.
+        most_requests: of one connection, which ends then: so connections spread over workers that came later.
     """
 
     header_seconds = 5.0
     most_connections = 512
+    most_requests = 1_000
+    _requests = 0
     _headers_due: TimerHandle | None = None
     _taken_due: TimerHandle | None = None
 
@@ -59,6 +62,9 @@ class Guarded(HttpToolsProtocol):
         """Its headers are here."""
         self._cancel()
         super().on_headers_complete()
+        self._requests += 1
+        if self._requests >= self.most_requests:
+            self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP/1.1."""

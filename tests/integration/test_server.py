@@ -145,6 +145,16 @@ def test_slow_and_broken_callers_hold_up_nobody(site):
         assert received(endless).startswith(b"HTTP/1.1 413")
 
 
+def test_a_connection_ends_after_a_thousand_requests(site):
+    connection = connect(site)
+    for at in range(1_000):
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        answer.read()
+        assert (answer.headers.get("connection") == "close") == (at == 999)
+    connection.close()
+
+
 def received(caller):
     parts = b""
     while part := caller.recv(65_536):
