@@ -21,26 +21,31 @@ def pointers(label_file: Path, feature_file: Path, pool: ThreadPoolExecutor, thr
     labels = _open(label_file).read(columns=["item_id", "event_timestamp"])
     label_ids = labels["item_id"].combine_chunks().dictionary_encode()
     items = Ids.of([label_ids.dictionary])
+    log = np.empty((4, _open(feature_file).metadata.num_rows), np.int64)
     cuts = _spans(_open(feature_file).num_row_groups, threads)
-    parts = [part.result() for part in [pool.submit(_log, feature_file, groups, items) for groups in cuts]]
-    columns = [pool.submit(np.concatenate, column) for column in zip(*parts, strict=True)]
-    item, eligible, version, event = (column.result() for column in columns)
-    del parts, columns
-    steps = Steps.of(item, len(items) + 1, eligible, [version, event], np.ones(len(event), bool), threads=threads)
+    list(pool.map(lambda groups: _read_log(feature_file, groups, items, log), cuts))
+    item, eligible, version, event = log
+    steps = Steps.of(item, len(items) + 1, eligible, [version, event], np.ones(len(item), bool), threads=threads)
     asked, times = items.rows(label_ids), _int64(labels["event_timestamp"])
     found = [pool.submit(steps.at, asked[span], times[span]) for span in _spans(len(times), threads)]
     return np.concatenate([rows.result() for rows in found])
 
 
-def _log(path, groups, items):
-    """Item rows, when each row counts, and its write order, of some row groups."""
+def _read_log(path, groups, items, log):
+    """Item rows, when each row counts, and its write order, of some row groups, into their columns of `log`."""
     file = _open(path)
-    table = file.read_row_groups(range(file.num_row_groups)[groups], columns=["item_id", *_TIMES], use_threads=False)
-    event, known, version = (_int64(table[name]) for name in _TIMES)
-    item = items.rows(table["item_id"])
+    numbers = range(file.num_row_groups)[groups]
+    first = sum(file.metadata.row_group(n).num_rows for n in range(numbers.start))
+    at = first
+    for number in numbers:
+        part = file.read_row_group(number, columns=list(_TIMES), use_threads=False)
+        event, known, version = (_int64(part[name]) for name in _TIMES)
+        span = slice(at, at := at + part.num_rows)
+        np.maximum(event, known, out=log[1, span])
+        log[2, span], log[3, span] = version, event
+    item = items.rows(file.read_row_groups(numbers, columns=["item_id"], use_threads=False)["item_id"])
     # Items without a label are as one that nobody asks for.
-    item[item < 0] = len(items)
-    return item, np.maximum(event, known), version, event
+    log[0, first:at] = np.where(item < 0, len(items), item)
 
 
 def _open(path):
