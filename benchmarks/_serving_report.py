@@ -114,7 +114,7 @@ def scalars(times: Times, note: str) -> str:
     )
     found: list[tuple[str, float, float, str]] = []
     for name in ours:
-        least, middle, last = percentiles(times[name])
+        _, middle, last = percentiles(times[name])
         if feast:
             found.append((f"{name}: Feast's p50 over ours", p50(times[feast]) / middle, -30.0, "x"))
         found.append((f"{name}: p99 over p50", last / middle, 3.0, "x"))
@@ -146,11 +146,10 @@ def added(times: Times, note: str) -> str:
 
 def loads(found: Sequence[tuple[str, dict[str, Any]]], note: str, inside: float) -> str:
     """The cell of many callers; `inside` is the processor seconds of one request in process, the floor of one over HTTP."""
-    rows, errors = [], 0
+    rows = []
     for name, run in found:
         count = len(run["latencies"])
-        least, middle, last = percentiles([v / 1e3 for v in run["latencies"]]) if count else (float("nan"),) * 3
-        errors += sum(run["errors"].values()) + run["wrong"]
+        _, middle, last = percentiles([v / 1e3 for v in run["latencies"]]) if count else (float("nan"),) * 3
         each = run["cpu"] / count if count else float("nan")
         share = f"{inside / each:.0%}" if name.startswith(OURS) and each else ""
         failed = ", ".join(f"{kind} {n}" for kind, n in run["errors"].items()) or "0"
