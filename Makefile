@@ -96,7 +96,7 @@ bench: setup-dev ## the short benchmarks of docs/benchmarks.md, which names the 
 
 # One thread for numpy's product, ours and the peers' alike.
 bench-serving: setup-dev ## serving beside raw Redis, DuckDB and Feast, about 15 minutes; writes its section of docs/benchmarks.md
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.serving --docs docs/benchmarks.md
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.serving --docs docs/benchmarks.md $(QUIET_EXIT)
 
 train-small: setup-dev ## train the shipped encoder again into build/moon_v2 and compare its figures with the shipped ones
 	$(BIN)/python -m encoders.train --config small --data training/data/clothing training/data/luma training/data/online_retail \
