@@ -145,7 +145,8 @@ class Supervisor:
                 continue
             self._gone(pid or 0)
             if self._stopping:
-                _log.log(logging.INFO if code == 0 else logging.WARNING, "%s (process %s) ended with %d", child.role.name, pid, code)
+                level = logging.INFO if code == 0 else logging.WARNING
+                _log.log(level, "%s (process %s) ended with %d", child.role.name, pid, code)
                 continue
             if code == MISCONFIGURED and child.starts == 1:
                 return True

@@ -31,7 +31,7 @@ from serving.prefetch_folder import PrefetchFolder
 from serving.request_log import RequestLog
 from serving.shared_memory import shared_folder
 from serving.similar import SharedIndex
-from serving.site import SiteFiles
+from serving.site_files import SiteFiles
 from serving.table import VectorTables
 from serving.table_process import table_spaces
 
@@ -53,9 +53,8 @@ def serve(files: SiteFiles, listening: socket.socket, metrics: Path | None) -> N
         Transient: the store does not answer.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises them once more at its end, when the stores are still to be closed.
-        signal.signal(number, lambda *_: None)
+    # uvicorn listens to signals only while it runs, and raises them once more at its end, when the stores are still to be closed.
+    told = _Told()
     with contextlib.ExitStack() as stack:
         parts = _open(files, Metrics(metrics), stack)
         console = Console(parts.client, parts.live, files.settings)
@@ -63,7 +62,28 @@ def serve(files: SiteFiles, listening: socket.socket, metrics: Path | None) -> N
         site = Site(parts, console.router(), OPEN_PAGES)
         stack.callback(site.close)
         _warm_up(parts.client)
-        uvicorn.Server(_config(site, files.settings)).run([listening])
+        told.run(uvicorn.Server(_config(site, files.settings)), listening)
+
+
+class _Told:
+    """Whether this process was told to end, from now on."""
+
+    def __init__(self) -> None:
+        self._ends = False
+        self._server: uvicorn.Server | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+
+    def run(self, server: uvicorn.Server, listening: socket.socket) -> None:
+        """Let `server` answer until then."""
+        self._server = server
+        if not self._ends:
+            server.run([listening])
+
+    def _end(self, *_: object) -> None:
+        self._ends = True
+        if self._server is not None:
+            self._server.should_exit = True
 
 
 def _open(files: SiteFiles, metrics: Metrics, stack: contextlib.ExitStack) -> Parts:
