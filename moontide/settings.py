@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         serving_drain_seconds: time that running requests have to end after SIGTERM.
         serving_max_candidates: most candidates of one request.
         serving_max_body_bytes: largest body of one request.
-        serving_max_connections: connections of one worker; more are turned away. Times the largest body, what callers can make it hold.
+        serving_max_connections: connections of one worker; more are turned away. Times the largest body, it bounds its memory.
         serving_tokens: bearer tokens, separated by commas or white space; any of them will do.
         serving_token_file: a file of them, one a line; read again when it changes.
         serving_plaintext: listen off loopback without TLS, because something in front of the server does it.

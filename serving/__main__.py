@@ -17,7 +17,7 @@ from moontide.errors import Misconfigured, MoontideError
 from moontide.logs import configure
 from moontide.settings import load_settings
 from serving.exposure import require_safe
-from serving.site import SiteFiles, find_site
+from serving.site_files import SiteFiles, find_site
 from serving.supervisor import Role, Supervisor
 
 _EPILOG = (

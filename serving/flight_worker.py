@@ -14,7 +14,7 @@ from moontide.settings import Settings
 from serving.client import RankingClient
 from serving.exposure import require_safe, tokens_of
 from serving.flight import FlightServer, Limits, Sources
-from serving.site import SiteFiles
+from serving.site_files import SiteFiles
 
 _log: Final = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from moontide.settings import Settings
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.kv import wall_clock
 from serving.shared_memory import shared_folder
-from serving.site import SiteFiles
+from serving.site_files import SiteFiles
 from serving.table_changes import ChangeSource
 from serving.table_follow import TableKeeper
 from serving.table_writer import TableWriter

@@ -22,7 +22,7 @@ from moontide.settings import Settings
 from moontide.stores import online_store
 from serving import RankingClient
 from serving.exposure import require_safe
-from serving.site import SiteFiles
+from serving.site_files import SiteFiles
 from tests.serving_site import ROOT, ServingSite
 from tests.unit.serving.http_site import TOML, fill
 

@@ -15,7 +15,7 @@ from moontide.settings import Settings
 from moontide.stores import online_store
 from moontide.stores.kv import wall_clock
 from serving.reading import StoreVectors
-from serving.site import SiteFiles
+from serving.site_files import SiteFiles
 from serving.table import VectorTables
 from serving.table_process import keep_tables, tables_folder
 from tests.kafka_broker import free_port
