@@ -93,10 +93,10 @@ class SpaceStates:
     def _state(self, space: EmbeddingSpace) -> SpaceState:
         said: dict[str, Any] = {"space": space.id, "dim": space.dim, "encoder_digest": space.encoder_digest}
         try:
-            said |= self._counted(space) | self._covered(space)
+            said |= self._counted(space) | self._covered(space) | {"table": self._table(space)}
         except SpaceMismatch as error:
             return SpaceState(**said, problem=str(error))
-        return SpaceState(**said, **self._indexed(space), table=self._table(space))
+        return SpaceState(**said, **self._indexed(space))
 
     def _table(self, space: EmbeddingSpace) -> dict[str, Any] | None:
         found = self._tables.states([space]) if self._tables is not None else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from moontide.errors import Transient
+from moontide.errors import MoontideError
 from moontide.settings import Settings
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore
@@ -68,7 +68,8 @@ class TableMetrics:
         """Look once."""
         try:
             states = self._tables.states(self._spaces)
-        except Transient:
+        except MoontideError:
+            # `/readyz` and the console say what is wrong; an answer that is good stays so.
             states = []
         for state in states:
             for name, gauge in self._shared.items():

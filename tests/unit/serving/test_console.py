@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
-from moontide import Embeddings, schemas, views
+from moontide import Embeddings, SpaceMismatch, schemas, views
 from moontide.live import load_spaces
 from moontide.records import embedding_rows
 from moontide.settings import Settings
@@ -288,6 +288,15 @@ def test_the_state_of_a_table_is_shown_beside_its_space(world):
     states = SpaceStates(world.client, world.live, None, lambda: 0.0, Tables()).read()
     assert states[0].table == asdict(state)
     assert world.get("spaces").json()["spaces"][0]["table"] is None
+
+
+def test_a_table_of_another_encoder_is_a_problem_of_its_space(world):
+    class Tables:
+        def states(self, _):
+            raise SpaceMismatch("table moon_v1: another encoder")
+
+    states = SpaceStates(world.client, world.live, None, lambda: 0.0, Tables()).read()
+    assert states[0].problem == "table moon_v1: another encoder"
 
 
 def test_a_store_that_is_walked_whole_is_not_walked_when_it_is_large(world, monkeypatch):
