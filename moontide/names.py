@@ -62,10 +62,15 @@ def require_ids(values: Iterable[str], *, what: str = ITEM_ID) -> list[str]:
     for value in ids:
         if not is_id(value):
             raise Poison(
-                f"{what}: expected 1 to 64 characters of [A-Za-z0-9._:-], got {str(value)[:80]!r}; "
+                f"{what}: expected 1 to 64 characters of [A-Za-z0-9._:-], got {shown(value)}; "
                 "map your keys to such ids before they enter moontide"
             )
     return ids
+
+
+def shown(value: object) -> str:
+    """What stands in the text of an error for `value`: the value, shortened, or the type of one whose text may have no end."""
+    return repr(str(value)[:80]) if isinstance(value, str | int | float | None) else type(value).__name__
 
 
 def _all_ids(values: list[str]) -> bool:

@@ -200,7 +200,7 @@ class Console:
             if service.name == name:
                 return service
         known = ", ".join(service.name for service in self._live.services)
-        raise Problem("unknown-service", f"service: expected one of {known or 'none'}, got {str(name)[:80]!r}")
+        raise Problem("unknown-service", f"service: expected one of {known or 'none'}, got {names.shown(name)}")
 
 
 def _json(value: Any) -> Response:
