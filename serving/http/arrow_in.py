@@ -12,6 +12,7 @@ from serving.http.problems import Problem
 
 #: Offset of a field in a flatbuffer's table of fields: 4 bytes of sizes, then 2 bytes a field.
 _MESSAGE_HEADER: Final = 4 + 2 * 2
+_MESSAGE_METADATA: Final = 4 + 2 * 4
 _BATCH_COMPRESSION: Final = 4 + 2 * 3
 _U16, _I32, _U32 = struct.Struct("<H"), struct.Struct("<i"), struct.Struct("<I")
 
@@ -50,7 +51,7 @@ def _rows(source: pa.BufferReader, schema: pa.Schema, most: int) -> list[str]:
         if message is None:
             break
         if _compressed(message.metadata.to_pybytes()):
-            raise Problem("poison", "columns: expected buffers without compression, got compressed ones")
+            raise Problem("poison", "columns: expected uncompressed buffers and batches without metadata, got others")
         batch = pa.ipc.read_record_batch(message, schema)
         if len(ids) + batch.num_rows > most:
             raise Problem("too-many-candidates", f"item_ids: expected at most {most}, got more; split the request")
@@ -71,8 +72,12 @@ def _next(source: pa.BufferReader) -> pa.Message | None:
 
 
 def _compressed(message: bytes) -> bool:
-    """Whether the record batch described by a (verified) flatbuffer ``Message`` has compressed buffers."""
-    header = _field(message, _U32.unpack_from(message, 0)[0], _MESSAGE_HEADER)
+    """Whether the record batch described by a (verified) flatbuffer ``Message`` has compressed buffers, or may have."""
+    message_at = _U32.unpack_from(message, 0)[0]
+    # Arrow 0.17 named the codec there, and readers still believe it. Nothing else of ours is said there.
+    if _field(message, message_at, _MESSAGE_METADATA) is not None:
+        return True
+    header = _field(message, message_at, _MESSAGE_HEADER)
     if header is None:
         return False
     batch = header + _U32.unpack_from(message, header)[0]
