@@ -1,13 +1,11 @@
-"""Served candidates into labelled impressions: which impression each behaviour is credited to, in memory of the behaviours alone.
+"""Which impression each behaviour is credited to, in memory of the behaviours alone.
 
 I impressions of a batch, B behaviours of the wanted actions.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -16,148 +14,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs._behaviours import check
-from jobs._rejects import Rejected, RejectFile, RowReason
-from jobs._tables import InputTable, column, open_table, read_unit, without_bad_text
-from moontide import names, schemas
-from moontide.order import MAX_AHEAD_US
+from jobs._rejects import Rejected, RejectFile
+from jobs._served_log import EXPECTED, Shown
+from jobs._tables import InputTable, read_unit
 from moontide.pit.ids import Ids
 from moontide.pit.spans import bisect, indices
-from moontide.request_log import REQUEST_LOG
 
 Ints = NDArray[np.int64]
 
-#: What is written; the first five columns are `schemas.IMPRESSIONS`.
-LABELLED: Final = pa.schema([*schemas.IMPRESSIONS, pa.field("position", pa.int32()), pa.field("service", pa.string())])
-EXPECTED: Final = "expected ids, and a time from 1970 to now + 5 min"
-_READ: Final = ("request_id", "user_id", "served_at", "service", "item_ids")
-_TEXTS: Final = ("request_id", "user_id", "service")
-_REQUESTS: Final = 256
 _BEHAVIOURS: Final = 1 << 16
-
-
-def open_log(path: str) -> InputTable:
-    """The columns of a request log that impressions are made of.
-
-    Raises:
-        Misconfigured: nothing there, no Parquet, or other columns than a log's.
-    """
-    return open_table(path, pa.schema([REQUEST_LOG.field(name) for name in _READ]), _READ, what="request log")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shown:
-    """I impressions in the log's order.
-
-    Attributes:
-        rows: (I,) number among all impressions of the log.
-        table: columns of `LABELLED` but the label.
-    """
-
-    rows: Ints
-    table: pa.Table
-
-    @property
-    def served_at(self) -> Ints:
-        """(I,) microseconds."""
-        times: Ints = self.table[names.EVENT_TIMESTAMP].cast(pa.int64()).to_numpy()
-        return times
-
-
-@dataclass(slots=True)
-class LogReader:
-    """Impressions of a log, batch by batch, the same at every reading.
-
-    Args:
-        table: of `open_log`.
-        services: only their requests; empty: all.
-        now_us: requests served later than this (and 5 min) are rejected.
-
-    Attributes:
-        counts: of the last whole reading: requests, repeated (an item again within a request), rejected.
-    """
-
-    table: InputTable
-    services: tuple[str, ...]
-    now_us: int
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def read(self, rejects: RejectFile | None = None) -> Iterator[Shown]:
-        """All impressions; requests that cannot be used go to `rejects`, where there is one."""
-        self.counts, first = Counter(), 0
-        for unit in self.table.units:
-            row = unit.first_row
-            for batch in read_unit(self.table, unit, batch_rows=_REQUESTS):
-                made, bad = self._shown(batch, first, unit.path, row)
-                if rejects is not None:
-                    rejects.add(bad)
-                self.counts["rejected"] += len(bad)
-                first, row = first + made.table.num_rows, row + len(batch)
-                if made.table.num_rows:
-                    yield made
-
-    def _shown(self, batch: pa.RecordBatch, first: int, path: str, row: int) -> tuple[Shown, list[Rejected]]:
-        """Impressions of some requests, numbered from `first`, and what was turned away; `row` is the first one's in its file."""
-        text, bad_text = without_bad_text(batch, _TEXTS)
-        found = {name: column(text, REQUEST_LOG.field(name)) for name in _READ}
-        reasons = self._reasons(found, bad_text)
-        wanted = np.ones(len(batch), bool)
-        if self.services:
-            wanted = pc.fill_null(pc.is_in(found["service"], pa.array(self.services)), False).to_numpy(zero_copy_only=False)
-        turned = [
-            self._reject(found, at, path, row, str(reasons[at])) for at in np.flatnonzero(wanted & (reasons != "")).tolist()
-        ]
-        good = np.flatnonzero(wanted & (reasons == ""))
-        taken = {name: values.take(pa.array(good)) for name, values in found.items()}
-        self.counts["requests"] += len(good)
-        lists = taken["item_ids"]
-        items, request = lists.flatten(), pc.list_parent_indices(lists).to_numpy()
-        sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
-        position = np.arange(len(items)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        keep, more = self._usable(items, request, taken["request_id"], path, row, good)
-        at = pa.array(request[keep])
-        columns = {
-            "user_id": taken["user_id"].take(at), "item_id": items.take(pa.array(keep)),
-            "event_timestamp": taken["served_at"].take(at), "request_id": taken["request_id"].take(at),
-            "position": pa.array(position[keep]), "service": taken["service"].take(at),
-            "label": pa.nulls(len(keep), pa.float32()),
-        }  # fmt: skip
-        table = pa.table([columns[f.name].cast(f.type) for f in LABELLED], schema=LABELLED)
-        return Shown(first + np.arange(len(keep)), table), turned + more
-
-    def _usable(
-        self, items: pa.Array, request: Ints, request_ids: pa.Array, path: str, row: int, good: Ints
-    ) -> tuple[Ints, list[Rejected]]:
-        """Rows of candidates with an id, each item of a request once (its first place), and the rejects."""
-        valid = names.valid_ids(items)
-        codes = items.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        once = np.zeros(len(items), bool)
-        once[np.unique(request * (len(items) + 1) + codes, return_index=True)[1]] = True
-        self.counts["repeated"] += int((valid & ~once).sum())
-        rejects = [
-            Rejected(path, row + int(good[request[at]]), _head(items[at]), RowReason.INVALID_ID.value,
-                     f"{EXPECTED}; request {_head(request_ids[int(request[at])])}")
-            for at in np.flatnonzero(~valid)
-        ]  # fmt: skip
-        return np.flatnonzero(valid & once), rejects
-
-    def _reasons(self, found: dict[str, pa.Array], bad_text: NDArray[np.bool_]) -> NDArray[np.str_]:
-        """Why each request is turned away; empty: it is not."""
-        served = found["served_at"].cast(pa.int64())
-        beyond = pc.or_(pc.less(served, 0), pc.greater(served, self.now_us + MAX_AHEAD_US))
-        checks = [
-            (RowReason.BAD_TEXT, bad_text),
-            (RowReason.NO_ID, found["request_id"].is_null().to_numpy(zero_copy_only=False)),
-            (RowReason.INVALID_ID, ~names.valid_ids(found["user_id"])),
-            (RowReason.NO_EVENT_TIME, served.is_null().to_numpy(zero_copy_only=False)),
-            (RowReason.EVENT_TIME_OUT_OF_RANGE, pc.fill_null(beyond, False).to_numpy(zero_copy_only=False)),
-        ]
-        out = np.full(len(bad_text), "", "<U32")
-        for reason, failed in reversed(checks):
-            out[failed] = reason.value
-        return out
-
-    def _reject(self, found: dict[str, pa.Array], at: int, path: str, row: int, reason: str) -> Rejected:
-        return Rejected(path, row + at, None, reason, f"{EXPECTED}; request {_head(found['request_id'][at])}")
 
 
 class Credit:
@@ -241,7 +106,3 @@ def read_behaviours(
     schema = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("event_us", pa.int64())])
     whole = pa.Table.from_batches(kept, schema)
     return whole["user_id"], whole["item_id"], whole["event_us"].to_numpy(), bad_rows
-
-
-def _head(value: pa.Scalar) -> str:
-    return str(value.as_py())[:80]

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs._cli import Exit, moment, now_us, parser, run, say, settings_of
-from jobs._impressions import LABELLED, Credit, LogReader, Shown, open_log, read_behaviours
+from jobs._impressions import Credit, read_behaviours
 from jobs._progress import Progress
 from jobs._rejects import RejectFile
+from jobs._served_log import LABELLED, LogReader, Shown, open_log
 from jobs._tables import open_table
 from jobs._training_inputs import require_zone
 from moontide import schemas
@@ -57,6 +58,7 @@ def _run(args: argparse.Namespace) -> Exit:
     what = "would be written" if args.dry_run else str(args.out)
     say(f"impressions: {out.rows:,} of {log.counts['requests']:,} requests, {out.positives:,} of them 1: {what}")
     say(f"left out: {out.young:,} whose window ends after --until, {log.counts['repeated']:,} repeated within their request")
+    say(f"left out: {log.counts['again']:,} requests repeated later: nobody saw what they were given")
     say(f"behaviours: {credit.credited:,} of {len(credit):,} follow a served item, {turned_away:,} input rows rejected")
     if rejects is not None:
         rejects.close()
