@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         serving_tls_cert, serving_tls_key: PEM files of the server's certificate chain and its key.
         serving_table: ``on`` reads vectors from tables in shared memory that one writer process keeps fresh.
         serving_table_rows: most rows of one table.
-        serving_table_refresh_seconds: between two looks at the online store, where no change stream is followed.
+        serving_table_refresh_seconds: between two looks at the online store for what no stream tells; longer where it is large.
         serving_log_folder: folder or URI of the request log; none by default.
         serving_log_rate: share of the requests it takes.
         serving_catalog: Parquet file with titles and pictures of items, for the console; none by default.

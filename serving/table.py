@@ -24,6 +24,8 @@ from serving.table_layout import TableFile, table_path
 _ATTEMPTS: Final = 50
 _BLOCK_ROWS: Final = 4_096
 _ABSENT: Final = -1
+#: Microseconds by which a writer's clock may seem ahead; beyond, the clock was put back, and nothing is known of the age.
+_AHEAD: Final = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ class TableState:
     polled_at: int
 
     def staleness(self, now: int) -> float:
-        """Seconds since the writer last looked; infinite where it never did."""
-        return max(now - self.polled_at, 0) / 1e6 if self.polled_at else float("inf")
+        """Seconds since the writer last looked; infinite where it never did, or looks ahead of `now`."""
+        return _age(self.polled_at, now)
 
 
 @dataclass(slots=True)
@@ -224,7 +226,7 @@ class VectorTables:
         table = self._attached(space)
         if table is not None and self._max_age is not None:
             polled_at = int(table.file.parts.header["polled_at"][0])
-            if self._clock() - polled_at > self._max_age * 1e6:
+            if _age(polled_at, self._clock()) > self._max_age:
                 return None
         return table
 
@@ -239,6 +241,10 @@ class VectorTables:
             self._tables.pop(space, None)
             return None
         return table
+
+
+def _age(polled_at: int, now: int) -> float:
+    return max(now - polled_at, 0) / 1e6 if polled_at and polled_at - now <= _AHEAD else float("inf")
 
 
 def _state(space: EmbeddingSpace, file: TableFile) -> TableState:

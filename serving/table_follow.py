@@ -17,7 +17,7 @@ from serving.table_writer import TableWriter
 _log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.2
-#: Between two looks at the whole store while a change stream is followed: it tells nothing of items removed for good.
+#: Most between two looks at the whole store while a change stream is followed, however long one takes.
 RELOAD_SECONDS: Final = 600.0
 _RETRY_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 60.0
@@ -43,15 +43,16 @@ class Source(Protocol):
 class TableKeeper:
     """Keeps the tables of some spaces fresh. Used by one thread.
 
-    While the change stream cannot be followed, the whole store is looked at every `refresh_seconds` instead, or, where it is so
-    large that this would keep a core busy, after a pause of four times what looking took.
+    The whole store is looked at every `refresh_seconds`, or, where it is so large that this would keep a core busy, after a pause
+    of four times what looking took: jobs, Feast and deletions write past the change stream. What comes over the stream does not
+    wait for that.
 
     Args:
         tables: one writer a space.
         store: the arbiter.
         open_source: opens the change stream at its end; None: there is none.
         clock: microseconds UTC.
-        refresh_seconds: between two looks at the whole store while there is no change stream.
+        refresh_seconds: between two looks at the whole store.
 
     Attributes:
         unreadable: records of the change stream that could not be read.
@@ -73,7 +74,8 @@ class TableKeeper:
         self._refresh = refresh_seconds
         self._source: Source | None = None
         self._connect_at = self._polled_at = 0
-        self._loaded = False
+        #: Whether all changes since the tables were last loaded are in them, but for those the stream still holds.
+        self._current = False
         self.unreadable = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -82,9 +84,12 @@ class TableKeeper:
         Raises:
             SpaceMismatch: the store holds vectors of another encoder.
             Misconfigured: unsafe settings or refused credentials of the change stream.
+            Transient: the file of a table was removed or replaced; make new writers.
         """
         try:
             while not stop.is_set():
+                for table in self._tables:
+                    table.require_file()
                 try:
                     self._round(stop)
                 except Transient as error:
@@ -96,19 +101,23 @@ class TableKeeper:
 
     def _round(self, stop: threading.Event) -> None:
         """Load, then follow until the next load is due."""
+        if any([table.renew() for table in self._tables]):
+            self._current = False
         # The stream's end is found before the store is read, so that no change falls between the two.
         self._connect()
         started = self._clock()
         if not all(load(self._store, table, stop, self._between) for table in self._tables):
             return
-        for table in self._tables:
-            table.polled()
-        self._loaded = True
+        ended = self._clock()
+        again = max(self._refresh, _PAUSE * max(ended - started, 0) / 1e6)
         if self._source is None:
-            took = max(self._clock() - started, 0) / 1e6
-            stop.wait(max(self._refresh, _PAUSE * took))
+            for table in self._tables:
+                table.polled(at=started)
+            stop.wait(again)
             return
-        while not stop.is_set() and 0 <= self._clock() - started < RELOAD_SECONDS * 1e6:
+        self._current = True
+        self._step(self._source, 0)
+        while not stop.is_set() and 0 <= self._clock() - ended < min(again, RELOAD_SECONDS) * 1e6:
             self._step(self._source, POLL_SECONDS)
 
     def _between(self) -> None:
@@ -122,6 +131,7 @@ class TableKeeper:
         try:
             if self._source is None:
                 self._source = self._open_source()
+                self._current = False
             self._source.find_partitions()
         except Transient as error:
             _log.warning("vector tables look at the store every %g s, without a change stream: %s", self._refresh, error)
@@ -138,11 +148,13 @@ class TableKeeper:
                 size = changes.orders.itemsize
                 table.upsert(changes.embeddings, [packed[at : at + size] for at in range(0, len(packed), size)])
         lag = source.lag()
-        for table in self._tables:
-            table.polled(lag=lag, loaded=self._loaded)
+        if self._current:
+            for table in self._tables:
+                table.polled(lag=lag)
         self._polled_at = self._clock()
 
     def _close(self) -> None:
+        self._current = False
         if self._source is not None:
             self._source.close()
             self._source = None

@@ -18,7 +18,9 @@ and stores with stores, which x86-64 promises and others do not, so other proces
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import mmap
 import os
@@ -29,10 +31,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moontide.errors import Misconfigured, SpaceMismatch
+from moontide.errors import Misconfigured, SpaceMismatch, Transient
 from moontide.order import KEY_BYTES
 from moontide.spaces import EmbeddingSpace, describe
 from moontide.stores.record_embedding import space_identity
+from serving.shared_memory import make_private
 
 MAGIC: Final = b"MtTable\0"
 FORMAT: Final = 1
@@ -164,6 +167,45 @@ def create(path: Path, space: EmbeddingSpace, capacity: int) -> None:
             f"vector table: expected a folder in shared memory that can be written at {path.parent}, got {error.strerror}; "
             "choose another folder, or give it room"
         ) from error
+
+
+def lock(folder: Path, space: EmbeddingSpace) -> int:
+    """The descriptor that makes this process the only writer of a table, until it is closed; the folder is made.
+
+    Raises:
+        Transient: another process is.
+        Misconfigured: the folder cannot be written.
+    """
+    path = table_path(folder, space).with_suffix(".lock")
+    make_private(folder)
+    try:
+        held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Misconfigured(f"vector table: expected a folder that can be written at {folder}, got {error.strerror}") from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(held)
+        raise Transient(
+            f"vector table {space.id}: expected to be its only writer, got another process that holds {path}; "
+            "read its table, and write it when that process has ended"
+        ) from error
+    return held
+
+
+def opened(path: Path, space: EmbeddingSpace, capacity: int) -> TableFile:
+    """The file at `path` for writing, begun anew where it is not of this space and capacity.
+
+    Raises:
+        Misconfigured: as `create`.
+    """
+    with contextlib.suppress(FileNotFoundError, Misconfigured, SpaceMismatch):
+        found = TableFile(path, space, write=True)
+        if found.capacity == capacity:
+            return found
+        found.close()
+    create(path, space, capacity)
+    return TableFile(path, space, write=True)
 
 
 def require_processor() -> None:

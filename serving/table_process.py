@@ -45,7 +45,7 @@ def keep_tables(files: SiteFiles) -> None:
     Raises:
         Misconfigured: the folder cannot be written, the site cannot be opened, or unsafe settings of the change stream.
         SpaceMismatch: the store holds vectors of another encoder.
-        Transient: the store does not answer at the start.
+        Transient: the store does not answer at the start, or the file of a table was removed.
     """
     stop, settings = threading.Event(), files.settings
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moontide.embeddings import Embeddings
-from moontide.errors import Misconfigured, SpaceMismatch, Transient
+from moontide.errors import Misconfigured, Transient
 from moontide.order import KEY_BYTES, WriteOrder
 from moontide.spaces import EmbeddingSpace, require_same_space
 from moontide.stores.kv import REMOVED, Clock
-from serving.shared_memory import make_private
-from serving.table_layout import TableFile, create, table_path
+from serving.table_layout import TableFile, create, lock, opened, table_path
+
+_log = logging.getLogger(__name__)
 
 _ROWS_PER_WRITE: Final = 256
 _READ_ROWS: Final = 2_048
+#: Share of a full table that must be rows of removed items before it is begun anew.
+_DEAD: Final = 16
 
 
 class TableWriter:
@@ -48,12 +50,9 @@ class TableWriter:
             raise Misconfigured(f"vector table: expected a whole space and 1 row or more, got {space.id} and {capacity}")
         self.space = space
         self._clock = clock
-        self._lock = _locked(folder, space)
-        self._file = _opened(table_path(folder, space), space, capacity)
-        self._parts = self._file.parts
-        self._header = self._parts.header
-        self._header["loaded"], self._header["refused"] = 0, 0
-        self._rows: dict[str, int] = {}
+        self._path = table_path(folder, space)
+        self._lock = lock(folder, space)
+        self._use(opened(self._path, space, capacity))
         for start in range(0, self.rows, _READ_ROWS):
             keys = self._parts.keys[start : min(start + _READ_ROWS, self.rows)].tolist()
             self._rows.update((key.decode("ascii"), start + n) for n, key in enumerate(keys))
@@ -64,12 +63,19 @@ class TableWriter:
         """Items in the table, tombstones included."""
         return int(self._header["rows"][0])
 
-    def upsert(self, vectors: Embeddings, orders: Sequence[bytes]) -> int:
+    def sequences(self) -> NDArray[np.uint64]:
+        """(rows,) a number for each row that changes when it is written."""
+        found: NDArray[np.uint64] = self._parts.heads["sequence"][: self.rows].copy()
+        return found
+
+    def upsert(self, vectors: Embeddings, orders: Sequence[bytes], since: NDArray[np.uint64] | None = None) -> int:
         """Write the records that are newer than what is there; returns how many.
 
         Args:
             vectors: B rows with ids, repeats allowed; a tombstone is a row that is not present.
             orders: B order keys of 40 bytes.
+            since: `sequences` of some time ago, for records of the arbiter: what was not written after it they replace, newer or
+                not.
 
         Raises:
             SpaceMismatch: vectors of another space; nothing was written.
@@ -84,7 +90,12 @@ class TableWriter:
                 newest[item] = row
         known = {item: self._rows[item] for item in newest if item in self._rows}
         stored = dict(zip(known, self._orders(list(known.values())), strict=True))
-        changed = [row for item, row in newest.items() if item not in stored or stored[item] < orders[row]]
+        loose = self._untouched(known, since)
+        changed = [
+            row
+            for item, row in newest.items()
+            if item not in stored or stored[item] < orders[row] or (item in loose and stored[item] != orders[row])
+        ]
         written = 0
         for start in range(0, len(changed), _ROWS_PER_WRITE):
             part = changed[start : start + _ROWS_PER_WRITE]
@@ -93,7 +104,10 @@ class TableWriter:
 
     def forget(self, ids: Sequence[str]) -> None:
         """Make items that the store does not know any more not present; any record of them wins from then on."""
-        there = [item for item in ids if item in self._rows]
+        known = [item for item in ids if item in self._rows]
+        places = [self._rows[item] for item in known]
+        half = (self._parts.heads["sequence"][places] & np.uint64(1)).tolist()
+        there = [item for item, order, odd in zip(known, self._orders(places), half, strict=True) if odd or order != REMOVED]
         for start in range(0, len(there), _ROWS_PER_WRITE):
             part = there[start : start + _ROWS_PER_WRITE]
             blank = Embeddings.absent(self.space, len(part))
@@ -107,17 +121,64 @@ class TableWriter:
         """The row of an item."""
         return self._rows.get(item_id)
 
-    def polled(self, *, lag: int = -1, loaded: bool = True) -> None:
-        """Say that everything was looked at just now: `lag` records are still to be read (-1: not known)."""
-        self._header["lag"], self._header["polled_at"], self._header["loaded"] = lag, self._clock(), int(loaded)
-        if loaded:
-            self.damaged = []
+    def polled(self, *, lag: int = -1, at: int | None = None) -> None:
+        """Say that everything written until `at` (None: now) is in it, but for `lag` records still to be read (-1: not known)."""
+        self._header["lag"], self._header["polled_at"], self._header["loaded"] = lag, self._clock() if at is None else at, 1
+        self.damaged = []
+
+    def renew(self) -> bool:
+        """Begin an empty file where a full one has many rows of removed items; whether it did.
+
+        Readers find it at their next read, and go to the store until it is loaded. Without room for it the full one stays.
+        """
+        capacity = self._file.capacity
+        if self.rows < capacity:
+            return False
+        dead = capacity - np.count_nonzero(self._parts.orders.view("<u8").reshape(capacity, -1).any(axis=1))
+        if dead * _DEAD < capacity:
+            return False
+        try:
+            create(self._path, self.space, capacity)
+        except Misconfigured as error:
+            _log.warning("%s", error)
+            return False
+        del self._parts, self._header
+        self._file.close()
+        self._use(TableFile(self._path, self.space, write=True))
+        self.damaged = []
+        return True
+
+    def require_file(self) -> None:
+        """Check that the file at the table's path is the one that is written.
+
+        Raises:
+            Transient: it was removed or replaced; make a new writer.
+        """
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            status = None
+        if status is None or (status.st_dev, status.st_ino) != self._file.inode:
+            got = "nothing" if status is None else "another"
+            raise Transient(f"vector table {self.space.id}: expected its file at {self._path}, got {got}; start a new writer")
 
     def close(self) -> None:
         """Give the table up; the file stays, for readers and for the next writer."""
         os.close(self._lock)
         del self._parts, self._header
         self._file.close()
+
+    def _use(self, file: TableFile) -> None:
+        self._file, self._parts, self._header = file, file.parts, file.parts.header
+        self._header["loaded"], self._header["refused"] = 0, 0
+        self._rows: dict[str, int] = {}
+
+    def _untouched(self, known: Mapping[str, int], since: NDArray[np.uint64] | None) -> set[str]:
+        """Items whose row was not written after `since`."""
+        if since is None:
+            return set()
+        now = self._parts.heads["sequence"]
+        return {item for item, place in known.items() if place < len(since) and since[place] == now[place]}
 
     def _orders(self, rows: Sequence[int]) -> list[bytes]:
         found: list[bytes] = self._parts.orders[np.array(rows, np.int64)].tolist()
@@ -175,31 +236,3 @@ class TableWriter:
         self._parts.orders[broken] = np.void(REMOVED)
         ids = list(self._rows)
         return [ids[row] for row in broken.tolist()]
-
-
-def _locked(folder: Path, space: EmbeddingSpace) -> int:
-    path = table_path(folder, space).with_suffix(".lock")
-    make_private(folder)
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Misconfigured(f"vector table: expected a folder that can be written at {folder}, got {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise Transient(
-            f"vector table {space.id}: expected to be its only writer, got another process that holds {path}; "
-            "read its table, and write it when that process has ended"
-        ) from error
-    return lock
-
-
-def _opened(path: Path, space: EmbeddingSpace, capacity: int) -> TableFile:
-    with contextlib.suppress(FileNotFoundError, Misconfigured, SpaceMismatch):
-        found = TableFile(path, space, write=True)
-        if found.capacity == capacity:
-            return found
-        found.close()
-    create(path, space, capacity)
-    return TableFile(path, space, write=True)

@@ -160,6 +160,54 @@ def test_items_removed_for_good_are_gone_after_the_next_load(tmp_path, writer, t
     assert tables.read(SPACE, ["a", "b"]).present.all()
 
 
+def stored(store, ids, version):
+    rows = embedding_rows(
+        vectors_of(ids, [version] * len(ids)),
+        source_version=version,
+        event_timestamp=NOW + version,
+        encoded_at=NOW,
+        content_known_at=NOW,
+    )
+    store.write_rows(embedding_view(SPACE), rows)
+
+
+def test_the_store_is_right_also_where_its_order_goes_down(tmp_path, writer, tables):
+    store = online_store(Settings(home=tmp_path, online="memory"), clock=clock)
+    stored(store, ["a", "b"], 9)
+    load(store, writer, threading.Event())
+    store.delete(embedding_view(SPACE), ["a", "b"])
+    stored(store, ["a", "b"], 3)
+    store.scan = lambda view: iter([["a"], ["b"]])
+
+    def change():
+        writer.upsert(vectors_of(["b", "new"], [12, 12]), orders_of([12, 12]))
+
+    load(store, writer, threading.Event(), change)
+    assert tables.read(SPACE, ["a", "b", "new"]).codes[:, 0].tolist() == [4, 13, 13]
+    load(store, writer, threading.Event())
+    found = tables.read(SPACE, ["a", "b", "new"])
+    assert found.codes[:2, 0].tolist() == [4, 4] and found.present.tolist() == [True, True, False]
+
+
+def test_rows_of_removed_items_do_not_fill_a_table_for_ever(tmp_path, tables):
+    store = online_store(Settings(home=tmp_path, online="memory"), clock=clock)
+    table = TableWriter(tmp_path, SPACE, 4, clock)
+    stored(store, ["a", "b", "c", "d"], 5)
+    load(store, table, threading.Event())
+    assert not table.renew()
+    assert tables.read(SPACE, ["a"]).present.all()
+    store.delete(embedding_view(SPACE), ["a", "b"])
+    stored(store, ["e", "f"], 5)
+    load(store, table, threading.Event())
+    assert table_state(tmp_path, SPACE).refused == 2
+    table.polled()
+    assert table.renew() and not table_state(tmp_path, SPACE).loaded and not tables.read(SPACE, ["c"]).present.any()
+    load(store, table, threading.Event())
+    assert tables.read(SPACE, ["c", "d", "e", "f", "a"]).present.tolist() == [True] * 4 + [False]
+    assert table_state(tmp_path, SPACE).refused == 0 and not table.renew()
+    table.close()
+
+
 def test_a_table_that_was_replaced_is_found(tmp_path, tables):
     first = TableWriter(tmp_path, SPACE, 4, clock)
     first.upsert(vectors_of(["a"], [1]), orders_of([1]))
@@ -223,6 +271,17 @@ def test_a_table_nobody_keeps_fresh_is_read_until_its_age_is_too_high(tmp_path, 
     now[0] += 5_000_001
     assert ever.read(SPACE, ["a"]).present.all() and not limited.read(SPACE, ["a"]).present.any()
     assert ever.states([SPACE])[0].staleness(now[0]) == pytest.approx(5, abs=0.01)
+
+
+def test_a_table_of_the_future_is_not_fresh(tmp_path, writer):
+    writer.upsert(vectors_of(["a"], [1]), orders_of([1]))
+    writer.polled()
+    now = [NOW - 2_000_000]
+    limited = VectorTables(tmp_path, Nothing(), max_age_seconds=30, clock=lambda: now[0])
+    assert limited.read(SPACE, ["a"]).present.all() and limited.states([SPACE])[0].staleness(now[0]) == 0
+    now[0] = NOW - 60_000_000
+    assert not limited.read(SPACE, ["a"]).present.any() and limited.scan_blocks(SPACE) is None
+    assert limited.states([SPACE])[0].staleness(now[0]) == float("inf")
 
 
 def test_a_prefix_comes_from_the_fallback(writer, tables):

@@ -1,5 +1,6 @@
 """Tables stay fresh: from a change stream, or by looking at the store again; and say how fresh they are."""
 
+import shutil
 import threading
 import time
 
@@ -18,6 +19,7 @@ from serving.reading import StoreVectors
 from serving.table import VectorTables, table_state
 from serving.table_changes import Record, changes_of
 from serving.table_follow import TableKeeper
+from serving.table_layout import create, table_path
 from serving.table_writer import TableWriter
 
 pytestmark = pytest.mark.unit
@@ -107,8 +109,8 @@ def test_changes_reach_the_tables_of_their_space_highest_order_first(site):
     store, tables, keep = site
     store.write_rows(embedding_view(SPACE), rows_of(["a", "b"], 3))
     source = FakeSource()
-    keep(source.open)
-    until(lambda: first_code(tables, "a") == 3)
+    keep(source.open, refresh=60)
+    until(lambda: first_code(tables, "a") == 3 and all(state.loaded for state in tables.states([SPACE, GREEN])))
     source.waiting = [
         *records_of(rows_of(["a"], 7)),
         *records_of(rows_of(["a", "b"], 2)),
@@ -125,7 +127,7 @@ def test_changes_reach_the_tables_of_their_space_highest_order_first(site):
 def test_records_that_cannot_be_read_are_counted_and_passed_over(site):
     _, tables, keep = site
     source = FakeSource()
-    keeper = keep(source.open)
+    keeper = keep(source.open, refresh=60)
     good = records_of(rows_of(["a", "b"], 5))
     source.waiting = [
         Record(b"no key", b"x"),
@@ -201,12 +203,97 @@ def test_changes_do_not_wait_for_a_long_load(site, monkeypatch):
     store.scan = scan
     source = FakeSource()
     source.waiting = records_of(rows_of(["a", "new"], 7))
-    keep(source.open)
+    keep(source.open, refresh=60)
     until(lambda: first_code(tables, "new") == 7 and first_code(tables, "a") == 7)
     assert not tables.states([SPACE])[0].loaded
     go.set()
     until(lambda: tables.states([SPACE])[0].loaded)
     assert first_code(tables, "a") == 7 and first_code(tables, "b") == 3
+
+
+def test_old_rows_do_not_count_as_fresh_while_they_are_loaded_again(site, monkeypatch):
+    for name in ("POLL_SECONDS", "_CONNECT_SECONDS"):
+        monkeypatch.setattr(f"serving.table_follow.{name}", 0.0)
+    store, tables, keep = site
+    store.write_rows(embedding_view(SPACE), rows_of(["a"], 3))
+    source, ask, go, begun = FakeSource(), store.scan, threading.Event(), threading.Event()
+    keep(source.open, refresh=60)
+    until(lambda: tables.states([SPACE])[0].loaded)
+
+    def scan(view):
+        while not go.wait(0.002):
+            begun.set()
+            yield ["a"]
+        yield from ask(view)
+
+    source.broken, store.scan = True, scan
+    until(lambda: source.closed)
+    before = tables.states([SPACE])[0].polled_at
+    source.broken = False
+    assert begun.wait(10)
+    until(lambda: source.opened > 1)
+    for version in (5, 6):
+        source.waiting = records_of(rows_of(["b"], version))
+        until(lambda version=version: first_code(tables, "b") == version)
+    assert tables.states([SPACE])[0].polled_at == before
+    go.set()
+    until(lambda: tables.states([SPACE])[0].polled_at > before)
+
+
+def test_writes_beside_the_change_stream_are_found_at_the_next_look(site):
+    store, tables, keep = site
+    keep(FakeSource().open)
+    until(lambda: tables.states([SPACE])[0].loaded)
+    store.write_rows(embedding_view(SPACE), rows_of(["a"], 4))
+    until(lambda: first_code(tables, "a") == 4)
+    store.delete(embedding_view(SPACE), ["a"])
+    until(lambda: first_code(tables, "a") is None)
+    assert tables.states([SPACE])[0].lag == 0
+
+
+def test_without_a_change_stream_a_table_is_as_old_as_the_start_of_its_load(site):
+    store, tables, keep = site
+    ask, asked = store.scan, []
+
+    def scan(view):
+        asked.append(wall_clock())
+        time.sleep(0.02)
+        return ask(view)
+
+    store.scan = scan
+    keep(None, refresh=60)
+    until(lambda: tables.states([SPACE])[0].loaded)
+    assert 0 < tables.states([SPACE])[0].polled_at <= asked[0]
+
+
+def test_a_table_whose_file_is_gone_ends_its_keeper(site, tmp_path):
+    store, _, _ = site
+    writer = TableWriter(tmp_path / "other", SPACE, 10, wall_clock)
+    keeper = TableKeeper([writer], store, None, wall_clock, refresh_seconds=0.01)
+    for replace in (lambda: shutil.rmtree(tmp_path / "other"), lambda: create(path, SPACE, 10)):
+        (tmp_path / "other").mkdir(mode=0o700, exist_ok=True)
+        path = table_path(tmp_path / "other", SPACE)
+        threading.Timer(0.03, replace).start()
+        with pytest.raises(Transient, match="expected its file"):
+            keeper.run(threading.Event())
+    writer.close()
+
+
+def test_a_full_table_makes_room_when_items_were_removed(site, tmp_path):
+    store, _, _ = site
+    store.write_rows(embedding_view(SPACE), rows_of(["a", "b"], 3))
+    writer, stop = TableWriter(tmp_path / "small", SPACE, 2, wall_clock), threading.Event()
+    tables = VectorTables(tmp_path / "small", StoreVectors(online_store(Settings(home=tmp_path, online="memory"))))
+    keeper = TableKeeper([writer], store, FakeSource().open, wall_clock, refresh_seconds=0.01)
+    thread = threading.Thread(target=keeper.run, args=(stop,))
+    thread.start()
+    until(lambda: first_code(tables, "b") == 3)
+    store.delete(embedding_view(SPACE), ["a"])
+    store.write_rows(embedding_view(SPACE), rows_of(["c"], 5))
+    until(lambda: first_code(tables, "c") == 5 and first_code(tables, "b") == 3)
+    stop.set()
+    thread.join(10)
+    writer.close()
 
 
 def test_an_empty_batch_of_rows_makes_no_records():
