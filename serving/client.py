@@ -171,13 +171,14 @@ class RankingClient:
     def warm_up(self) -> None:
         """Read every service once, then set what is alive apart from garbage collection, whose pauses are the slowest requests.
 
-        Call it once, when everything is open and before the first request.
+        Call it once, when everything is open and before the first request. Nothing of it is logged.
 
         Raises:
             SpaceMismatch, Transient: as `read`.
         """
+        reads = self.unlogged()
         for service in self._live.services:
-            self.read(_WARM_ID, [_WARM_ID], service=service.name).to_arrow()
+            reads.read(_WARM_ID, [_WARM_ID], service=service.name).to_arrow()
         gc.collect()
         gc.freeze()
 

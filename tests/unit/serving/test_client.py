@@ -10,6 +10,7 @@ from moontide.records import embedding_rows
 from moontide.settings import Settings
 from moontide.stores import online_store
 from serving import RankingClient
+from serving.reading import StoreVectors
 from tests.served_rows import NOW, TOML, fill, rows_of
 
 pytestmark = pytest.mark.unit
@@ -160,3 +161,21 @@ def test_a_twin_reads_the_same_and_logs_nothing(client):
     client._log = None
     assert twin.features("u", ["a", "b"]).equals(client.features("u", ["a", "b"]))
     assert twin.similar("a").equals(client.similar("a"))
+
+
+def test_warming_up_reads_the_vectors_and_logs_nothing(client, monkeypatch):
+    monkeypatch.setattr("gc.freeze", lambda: None)
+    asked = []
+
+    class Log:
+        def sampled(self):
+            raise AssertionError("asked whether to log")
+
+    class Watched(StoreVectors):
+        def read_keyed(self, space, ids):
+            asked.append(space.id)
+            return super().read_keyed(space, ids)
+
+    client._log, client._vectors = Log(), Watched(client.store)
+    client.warm_up()
+    assert set(asked) == {"moon_v1"}
