@@ -93,8 +93,8 @@ class SharedIndex:
             Transient: no such file, or no answer now or some seconds ago.
         """
         if not self.embedded:
-            with self._resting():
-                yield self._server()
+            with self._resting(self._server()) as server:
+                yield server
             return
         if not Path(self._settings.milvus_uri).exists():
             # Opening it would make an empty one.
@@ -113,20 +113,29 @@ class SharedIndex:
             kept.close()
 
     @contextmanager
-    def _resting(self) -> Iterator[None]:
-        if self._monotonic() < self._rests_until:
-            raise Transient(f"index: expected an answer, got none less than {_PAUSE_SECONDS:g} s ago; try again")
+    def _resting(self, server: VectorIndex) -> Iterator[VectorIndex]:
         try:
-            yield
+            yield server
         except Transient:
-            self._rests_until = self._monotonic() + _PAUSE_SECONDS
+            with self._lock:
+                self._rest()
             raise
 
     def _server(self) -> VectorIndex:
+        # Checked under the lock: whoever waited there while opening failed is not to wait for a failure of its own.
         with self._lock:
+            if self._monotonic() < self._rests_until:
+                raise Transient(f"index: expected an answer, got none less than {_PAUSE_SECONDS:g} s ago; try again")
             if self._kept is None:
-                self._kept = self._opened()
+                try:
+                    self._kept = self._opened()
+                except Transient:
+                    self._rest()
+                    raise
             return self._kept
+
+    def _rest(self) -> None:
+        self._rests_until = self._monotonic() + _PAUSE_SECONDS
 
     def _opened(self) -> VectorIndex:
         from moontide.stores import vector_index

@@ -1,6 +1,7 @@
 """Nearest items: the same from every source, and what happens where a source is not there."""
 
 import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -239,6 +240,35 @@ def test_a_server_that_failed_is_left_alone_for_a_while(tmp_path, monkeypatch):
             pass
         assert len(opened) == tries
     assert max(opened) <= 5
+
+
+def test_those_who_wait_for_a_server_that_fails_do_not_each_ask_it(tmp_path, monkeypatch):
+    opened, waiting, said = [], threading.Semaphore(0), []
+
+    def opening(settings, *, timeout):
+        opened.append(timeout)
+        for _ in range(3):
+            assert waiting.acquire(timeout=10)
+        time.sleep(0.05)
+        raise Transient("index: no answer")
+
+    monkeypatch.setattr("moontide.stores.vector_index", opening)
+    index = SharedIndex(Settings(home=tmp_path, online="memory", index_uri="http://127.0.0.1:9"), lambda: 100.0)
+
+    def ask():
+        waiting.release()
+        try:
+            with index.use():
+                pass
+        except Transient as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(opened) == 1 and len(said) == 3 and sum("less than" in text for text in said) == 2
 
 
 def test_a_server_is_opened_once_and_closed_at_the_end(tmp_path, monkeypatch):
