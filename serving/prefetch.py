@@ -106,7 +106,7 @@ class PrefetchCache:
         if outcome is Prefetch.LATE:
             entry.done.wait(self._wait)
         ahead = entry.ahead
-        if self._clock() - entry.started > self._seconds:
+        if not self._in_time(entry.started):
             return None, Prefetch.STALE
         if ahead is None:
             return None, outcome if outcome is Prefetch.LATE else Prefetch.MISS
@@ -117,7 +117,11 @@ class PrefetchCache:
         if found is None:
             return None, Prefetch.MISS
         ahead, started = found
-        return (None, Prefetch.STALE) if self._clock() - started > self._seconds else (ahead, Prefetch.HIT)
+        return (ahead, Prefetch.HIT) if self._in_time(started) else (None, Prefetch.STALE)
+
+    def _in_time(self, started: float) -> bool:
+        # Files outlive a clock that begins anew, and then seem to be of the future.
+        return 0 <= self._clock() - started <= self._seconds
 
     def _purge(self, now: float) -> bool:
         """Free what is stale and forget the oldest of too many; whether it is time to purge the folder."""

@@ -88,9 +88,20 @@ class PrefetchFolder:
         return _unpacked(raw, _identity(key), key.service)
 
     def purge(self, seconds: float) -> None:
-        """Remove files that are `seconds` older than the newest, and the oldest of too many."""
+        """Remove files that are `seconds` older than the newest, and the oldest of too many.
+
+        A folder that is gone is made again.
+
+        Raises:
+            Misconfigured: it cannot be made, or another user made it meanwhile.
+        """
         found: list[tuple[float, str]] = []
-        with os.scandir(self._path) as entries:
+        try:
+            entries = os.scandir(self._path)
+        except FileNotFoundError:
+            make_private(self._path)
+            return
+        with entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     found.append((entry.stat(follow_symlinks=False).st_mtime, entry.path))

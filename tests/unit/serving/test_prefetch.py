@@ -1,6 +1,7 @@
 """What `prefetch` keeps, for whom and how long; and that features are the same however the user side came."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -142,6 +143,24 @@ def test_what_is_too_old_is_read_again(world):
     assert_equal(again, client.read("u", CANDIDATES))
     client.prefetch("v", request_id="other")  # frees what is stale
     assert outcome(client.read("u", CANDIDATES, request_id="r")) == "stale"
+
+
+def test_what_was_read_before_the_clock_began_anew_is_stale(world, tmp_path):
+    first, second = (world.client(folder=PrefetchFolder(tmp_path / "ahead")) for _ in range(2))
+    first.prefetch("u", request_id="r")
+    world.now = 1.0
+    assert [outcome(client.read("u", CANDIDATES, request_id="r")) for client in (first, second)] == ["stale"] * 2
+
+
+def test_a_folder_that_vanishes_is_made_again(world, tmp_path):
+    folder = PrefetchFolder(tmp_path / "ahead")
+    first, second = world.client(folder=folder), world.client(folder=folder)
+    shutil.rmtree(tmp_path / "ahead")
+    world.now += 3  # a purge is due
+    first.prefetch("u", request_id="lost")
+    assert (tmp_path / "ahead").stat().st_mode & 0o777 == 0o700
+    first.prefetch("u", request_id="r")
+    assert [outcome(second.read("u", [], request_id=name)) for name in ("lost", "r")] == ["miss", "hit"]
 
 
 def test_the_oldest_of_too_many_is_forgotten(world):
