@@ -62,9 +62,16 @@ class _Child:
         self.due = 0.0
 
     def start(self) -> None:
-        self.process = _SPAWN.Process(target=_play, args=(self.role, os.getpid()), name=self.role.name)
-        self.process.start()
-        self.starts, self._began = self.starts + 1, self._monotonic()
+        """Begin; where the system has no room for a process, rest as after one that ended at once."""
+        process = _SPAWN.Process(target=_play, args=(self.role, os.getpid()), name=self.role.name)
+        self._began = self._monotonic()
+        try:
+            process.start()
+        except OSError as error:
+            self._rest()
+            _log.error("%s could not be started and is tried again: %s", self.role.name, error.strerror or type(error).__name__)
+            return
+        self.process, self.starts = process, self.starts + 1
 
     def ended(self) -> int | None:
         """Exit code, once, after the process has ended."""
@@ -73,11 +80,14 @@ class _Child:
         code = self.process.exitcode
         self.process.close()
         self.process = None
+        self._rest()
+        return code
+
+    def _rest(self) -> None:
         now = self._monotonic()
         least, most = _PAUSES
         self._pause = 0.0 if now - self._began >= _LIVED else min(most, max(least, 2 * self._pause))
         self.due = now + self._pause
-        return code
 
     def signal(self, number: int) -> None:
         if self.process is not None and self.process.pid is not None and self.process.exitcode is None:

@@ -1,5 +1,6 @@
 """The parent of the server: it replaces children that end, and ends all of them with itself."""
 
+import errno
 import os
 import signal
 import threading
@@ -62,6 +63,24 @@ def test_a_killed_child_is_replaced(tmp_path):
     when(killed)
     assert Supervisor([role(tmp_path, "stay")], 5).run() == 0
     assert len(begun(tmp_path, "stay")) == 2
+
+
+def test_a_system_without_room_for_a_process_ends_nothing(tmp_path, monkeypatch, caplog):
+    tried, really = [], supervisor.SpawnProcess.start
+
+    def start(process):
+        tried.append(time.monotonic())
+        if len(tried) in {2, 3}:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        really(process)
+
+    monkeypatch.setattr(supervisor.SpawnProcess, "start", start)
+    other = Role("other", PLACE + "stay", {"file": tmp_path / "other"})
+    when(lambda: begun(tmp_path, "stay") and begun(tmp_path, "other"))
+    assert Supervisor([role(tmp_path, "stay"), other], 5).run() == 0
+    assert len(tried) == 4 and len(begun(tmp_path, "stay")) == len(begun(tmp_path, "other")) == 1
+    assert tried[2] - tried[1] >= 0.1 and tried[3] - tried[2] >= 0.2
+    assert caplog.text.count("other could not be started") == 2
 
 
 def test_a_wrong_set_up_at_the_first_start_ends_all(tmp_path, capfd):
