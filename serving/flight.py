@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -20,7 +18,8 @@ from moontide.views import embedding_view
 from serving.client import RankingClient
 from serving.flight_commands import as_codes, command, item_ids, named
 from serving.flight_errors import answering, flight_error
-from serving.flight_rows import features_batch, features_schema, requests, vectors_batch, vectors_schema
+from serving.flight_places import Places
+from serving.flight_rows import features_batch, features_schema, requests, require_size, vectors_batch, vectors_schema
 from serving.http.problems import Problem
 from serving.http.tokens import Tokens
 
@@ -48,12 +47,17 @@ class Limits:
         ids: of one ticket.
         rows: of one batch that is sent.
         streams: at once; more are turned away.
+        idle_seconds: without progress, after which the place of a stream may go to another (`serving.flight_places`).
+        batch_rows, batch_bytes: of one batch that comes in, once it is decompressed.
     """
 
     candidates: int = 5_000
     ids: int = 100_000
     rows: int = 4_096
     streams: int = 16
+    idle_seconds: float = 60.0
+    batch_rows: int = 4_096
+    batch_bytes: int = 64 << 20
 
 
 class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
@@ -61,7 +65,8 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
 
     - ``do_exchange``, descriptor command ``{"service": "ctr_v1"}``: batches of ``user_id`` string and ``item_ids`` list<string>
       go in, for each row one batch comes out as soon as it is made: ``user_id`` and the columns of `RankingClient.features`. Its
-      application metadata is ``{"user_id", "sequence_version", "prefetch"}`` as JSON. A row that is refused ends the stream.
+      application metadata is ``{"user_id", "sequence_version", "prefetch"}`` as JSON. A row that is refused ends the stream, as
+      does a batch of too many rows or bytes.
     - ``do_get``, ticket ``{"space": "moon_v2"}``: every current vector of the space, in no order; an item may come twice while
       others write. With ``"ids": [...]`` those, in that order. Columns ``item_id``, ``embedding_present`` and ``embedding``, or
       with ``"as": "codes"`` ``codes``, ``scale`` and ``inv_norm``; null where not present.
@@ -87,8 +92,13 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         super().__init__(location, tls_certificates=[tls] if tls else None, middleware={"token": _Door(tokens or Tokens())})
         self._sources = sources
         self._limits = limits or Limits()
-        self._streams = threading.BoundedSemaphore(self._limits.streams)
+        self._places = Places(self._limits.streams, self._limits.idle_seconds)
         self._stopping = False
+
+    @property
+    def worn_out(self) -> bool:
+        """Idle streams hold so many threads that only a new process helps, as `Places`."""
+        return self._places.worn_out
 
     def close(self) -> None:
         """End the streams that run, then stop; waits for callers that read."""
@@ -97,19 +107,22 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Features of each request that is uploaded."""
-        with answering(), self._stream():
+        with answering(), self._places.one() as place:
             service = self._service(command(descriptor.command, "service"))
             schema = self._features_schema(service)
             writer.begin(schema)
             for chunk in reader:
+                place.goes_on()
                 if chunk.data is None:
                     continue
+                require_size(chunk.data, self._limits.batch_rows, self._limits.batch_bytes)
                 for user_id, candidates in requests(chunk.data, self._limits.candidates):
                     self._require_open()
                     table = self._sources.client.features(user_id, candidates, service=service.name)
                     said = {name.decode(): value.decode() for name, value in table.schema.metadata.items()}
                     told = {"user_id": user_id, **{name: said[name] for name in _PER_REQUEST if name in said}}
                     writer.write_with_metadata(features_batch(schema, user_id, table), json.dumps(told).encode())
+                    place.goes_on()
 
     def do_get(self, context: Any, ticket: Any) -> Any:
         """Vectors of a space."""
@@ -164,23 +177,15 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
                 yield read.take(read.present)
 
     def _guarded(self, vectors: Iterator[Embeddings], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        with answering(), self._stream():
+        with answering(), self._places.one() as place:
             for found in vectors:
                 self._require_open()
                 yield vectors_batch(schema, found)
+                place.goes_on()
 
     def _require_open(self) -> None:
         if self._stopping:
             raise Problem("not-ready", "stream: expected a server that goes on, got one that stops; ask another, or later")
-
-    @contextmanager
-    def _stream(self) -> Iterator[None]:
-        if not self._streams.acquire(blocking=False):
-            raise Problem("busy", f"streams: expected at most {self._limits.streams} at once, got more; try again")
-        try:
-            yield
-        finally:
-            self._streams.release()
 
     def _service(self, asked: Mapping[str, Any]) -> Service:
         services = {s.name: s for s in self._sources.live.services}

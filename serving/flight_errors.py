@@ -34,6 +34,9 @@ def answering() -> Iterator[None]:
     except MoontideError as error:
         _log.warning("a Flight call failed: %s", error)
         raise flight_error(problem_of(error) or _internal()) from None
+    except MemoryError:
+        _log.warning("a Flight call failed: no memory is left for it")
+        raise flight_error(Problem("too-large", "batch: expected one that fits in memory, got more; send smaller ones")) from None
     except Exception:  # noqa: BLE001
         _log.exception("a Flight call failed")
         raise flight_error(_internal()) from None

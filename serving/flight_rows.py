@@ -17,6 +17,17 @@ _TEXT: Final = (pa.string(), pa.large_string())
 _LISTS: Final = tuple(kind(text) for kind in (pa.list_, pa.large_list) for text in _TEXT)
 
 
+def require_size(batch: pa.RecordBatch, rows: int, size: int) -> None:
+    """Of a batch that was just read: Arrow has no limit to be set before it decompresses one.
+
+    Raises:
+        Problem: more `rows`, or more than `size` bytes of memory.
+    """
+    if batch.num_rows > rows or batch.get_total_buffer_size() > size:
+        got = f"{batch.num_rows} rows, {batch.get_total_buffer_size()} bytes"
+        raise Problem("too-large", f"batch: expected at most {rows} rows and {size} bytes, decompressed, got {got}; split it")
+
+
 def requests(batch: pa.RecordBatch, most: int) -> Iterator[tuple[str, pa.Array]]:
     """(user id, candidates) of each row.
 

@@ -311,6 +311,29 @@ def test_too_many_streams_are_turned_away_and_an_ended_one_makes_room(serve):
         assert len(list(reader.vectors("moon_v1", ["i001"]))) == 1
 
 
+@pytest.mark.parametrize(("limits", "got"), [({"batch_rows": 2}, "3 rows"), ({"batch_bytes": 1 << 20}, "3 rows, 2")])
+def test_a_batch_of_too_many_rows_or_bytes_is_refused(serve, limits, got):
+    batch = pa.record_batch({"user_id": ["u"] * 3, "item_ids": [["a" * (1 << 20)], ["a" * (1 << 20)], []]})
+    with pytest.raises(flight.FlightServerError, match=f"decompressed, got {got}") as caught:
+        raw(serve(limits=Limits(**limits)), batch=batch)
+    assert json.loads(caught.value.extra_info)["status"] == 413
+
+
+def test_an_idle_exchange_gives_way_and_is_told_when_it_goes_on(serve):
+    location = serve(limits=Limits(streams=1, idle_seconds=0.2))
+    batch = pa.record_batch({"user_id": ["u1"], "item_ids": [["i001"]]})
+    writer, answers = flight.connect(location).do_exchange(flight.FlightDescriptor.for_command(b'{"service": "ctr_v1"}'))
+    writer.begin(batch.schema)
+    writer.write_batch(batch)
+    assert answers.read_chunk().data.num_rows == 1
+    time.sleep(0.3)
+    with FlightReader(location) as reader:
+        assert len(list(reader.features([("u1", ["i001"])] * 3))) == 3
+    writer.write_batch(batch)
+    with pytest.raises(flight.FlightTimedOutError, match="expected progress within 0.2 s"):
+        answers.read_chunk()
+
+
 def test_a_stream_that_its_caller_drops_makes_room(serve):
     with FlightReader(serve(limits=Limits(streams=1, rows=1))) as reader:
         stream = reader.vectors("moon_v1")

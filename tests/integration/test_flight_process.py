@@ -1,12 +1,16 @@
 """The Flight server as ``python -m serving --flight-port`` starts it, over LMDB; and what stops it from starting."""
 
+import json
+import multiprocessing
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyarrow import flight
 
 from moontide import Misconfigured
 from moontide.cli.demo import environment
@@ -16,9 +20,10 @@ from moontide.client.flight import FlightReader
 from moontide.live import load_spaces
 from moontide.settings import Settings
 from moontide.stores import online_store
-from serving import RankingClient
+from serving import RankingClient, flight_worker
 from serving.flight import Sources
 from serving.flight_worker import open_server
+from serving.site_files import SiteFiles
 from tests.unit.serving.http_site import TOML, fill, opened
 
 pytestmark = pytest.mark.integration
@@ -98,3 +103,65 @@ def test_a_stream_that_runs_when_the_server_stops_ends_with_a_reason(tmp_path, s
             with pytest.raises(Unavailable, match="one that stops"):
                 list(stream)
         server.shutdown()
+
+
+@contextmanager
+def process(folder, **values):
+    (folder / "spaces.toml").write_text(TOML)
+    live = load_spaces(folder / "spaces.toml")
+    with RankingClient(online_store(Settings(home=folder)), live) as inside:
+        fill(inside.online, live)
+    site = Settings(home=folder, serving_flight_port=free_port(), serving_drain_seconds=0.5)
+    started = multiprocessing.get_context("spawn").Process(
+        target=flight_worker.serve_flight, args=(SiteFiles(site, folder / "spaces.toml"),), kwargs=values
+    )
+    started.start()
+    try:
+        with FlightReader(location := f"grpc://127.0.0.1:{site.serving_flight_port}") as reader:
+            listed(reader)
+        yield started, location
+    finally:
+        started.kill()
+        started.join()
+
+
+def exchange(location, batch, compression=None):
+    options = flight.FlightCallOptions(write_options=pa.ipc.IpcWriteOptions(compression=compression))
+    command = flight.FlightDescriptor.for_command(b'{"service": "ctr_v1"}')
+    writer, answers = flight.connect(location).do_exchange(command, options)
+    writer.begin(batch.schema)
+    writer.write_batch(batch)
+    return writer, answers
+
+
+def test_an_idle_exchange_does_not_hold_up_the_stop(tmp_path):
+    with process(tmp_path) as (server, location):
+        _writer, answers = exchange(location, pa.record_batch({"user_id": ["u"], "item_ids": [["a"]]}))
+        assert answers.read_chunk().data.num_rows == 1
+        server.terminate()
+        server.join(10)
+        assert server.exitcode == 0
+
+
+BOMB = pa.record_batch({"user_id": ["u"], "item_ids": [["a" * (100 << 20)]]})
+ASKED = [("u", ["a", "b", "c", "d", "x"] * 100)] * 64
+
+
+def test_a_compressed_batch_is_refused_by_what_it_becomes_and_others_are_answered(tmp_path):
+    with process(tmp_path) as (_, location), FlightReader(location, timeout=60) as reader:
+        _writer, answers = exchange(location, BOMB, "zstd")
+        with pytest.raises(flight.FlightServerError, match="67108864 bytes, decompressed, got 1 rows, 1048") as caught:
+            answers.read_chunk()
+        assert json.loads(caught.value.extra_info)["status"] == 413
+        assert sum(batch.num_rows for batch in reader.features(ASKED)) == 64 * 500
+
+
+def test_a_batch_beyond_the_cap_is_never_whole_in_memory(tmp_path, monkeypatch):
+    # Arrow's own allocator has 1 GiB in reserve, which the cap takes as had.
+    monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "system")
+    with process(tmp_path, room=64 << 20) as (_, location), FlightReader(location, timeout=60) as reader:
+        assert sum(batch.num_rows for batch in reader.features(ASKED)) == 64 * 500
+        # Arrow survives no failed allocation while it reads: the process ends, and its supervisor starts it again.
+        with pytest.raises(flight.FlightError) as caught:
+            exchange(location, BOMB, "zstd")[1].read_chunk()
+        assert "decompressed, got" not in str(caught.value)
