@@ -18,6 +18,7 @@ from serving.client import RankingClient
 from serving.http import openapi
 from serving.http.edge import OPEN, Edge
 from serving.http.gate import Gate
+from serving.http.local import LocalNames
 from serving.http.metrics import Metrics
 from serving.http.pages import Pages
 from serving.http.problems import Problem, answer_http, answer_problem, problem_of
@@ -36,6 +37,7 @@ class Parts:
         tokens: who may ask.
         metrics: what is counted.
         checks: what ``/readyz`` asks besides the stores, by name.
+        local: whether only requests that name this machine as ``Host`` are answered.
     """
 
     client: RankingClient
@@ -44,6 +46,7 @@ class Parts:
     tokens: Tokens = field(default_factory=Tokens)
     metrics: Metrics = field(default_factory=Metrics)
     checks: Mapping[str, Check] = field(default_factory=dict)
+    local: bool = False
 
 
 class Site:
@@ -90,6 +93,8 @@ def _app(parts: Parts, pages: APIRouter, console: APIRouter | None, open_pages: 
     app.add_exception_handler(MoontideError, _answer_error)
     made = app.openapi
     app.openapi = lambda: openapi.complete(made())  # type: ignore[method-assign]
+    if parts.local:
+        app.add_middleware(LocalNames)
     app.add_middleware(
         Edge, tokens=parts.tokens, metrics=parts.metrics, draw=lambda: uuid.uuid4().hex, open_pages=OPEN | open_pages
     )

@@ -31,6 +31,7 @@ KINDS: Final[Mapping[str, tuple[int, str]]] = {
     "too-large": (413, "The body is too large"),
     "too-many-candidates": (413, "Too many candidates"),
     "media-type": (415, "The body is of a media type that is not taken"),
+    "misdirected": (421, "This server does not answer to that name"),
     "poison": (422, "The request does not fit"),
     "internal": (500, "The server failed"),
     "not-available": (501, "This server has no such part"),

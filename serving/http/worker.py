@@ -26,6 +26,7 @@ from serving.http.metrics import Metrics
 from serving.http.protocol import guarded
 from serving.http.readiness import Check
 from serving.http.tables import TableMetrics, open_tables, table_checks
+from serving.http.tls import TimedConfig
 from serving.prefetch import PrefetchCache
 from serving.prefetch_folder import PrefetchFolder
 from serving.request_log import RequestLog
@@ -56,11 +57,15 @@ def serve(files: SiteFiles, listening: socket.socket, metrics: Path | None) -> N
     # uvicorn listens to signals only while it runs, and raises them once more at its end, when the stores are still to be closed.
     told = _Told()
     with contextlib.ExitStack() as stack:
-        parts = _open(files, Metrics(metrics), stack)
+        log = _request_log(files.settings, stack)
+        parts = _open(files, metrics, log, stack)
         console = Console(parts.client, parts.live, files.settings)
         stack.callback(console.close)
         site = Site(parts, console.router(), OPEN_PAGES)
         stack.callback(site.close)
+        if log is not None:
+            # First of all at the end: a read that hangs may keep the rest of it until the parent kills this process.
+            stack.callback(log.flush)
         _warm_up(parts.client)
         told.run(uvicorn.Server(_config(site, files.settings)), listening)
 
@@ -86,14 +91,23 @@ class _Told:
             self._server.should_exit = True
 
 
-def _open(files: SiteFiles, metrics: Metrics, stack: contextlib.ExitStack) -> Parts:
-    """Everything that a worker holds open, closed by `stack` in reverse order."""
-    log, settings = None, files.settings
-    if settings.serving_log_folder is not None:
-        log = RequestLog(settings.serving_log_folder, rate=settings.serving_log_rate, random=SystemRandom(), clock=wall_clock)
-        stack.callback(log.close)
-        metrics.watch_lost(lambda: log.lost)
+def _request_log(settings: Settings, stack: contextlib.ExitStack) -> RequestLog | None:
+    """The log of requests, if there is one, closed by `stack`."""
+    if settings.serving_log_folder is None:
+        return None
+    log = RequestLog(settings.serving_log_folder, rate=settings.serving_log_rate, random=SystemRandom(), clock=wall_clock)
+    stack.callback(log.close)
+    return log
+
+
+def _open(files: SiteFiles, folder: Path | None, log: RequestLog | None, stack: contextlib.ExitStack) -> Parts:
+    """Everything else that a worker holds open, closed by `stack` in reverse order."""
+    settings = files.settings
     store, live = files.open()
+    # Only now: a worker that is started again and again because a store does not answer would leave a file each time.
+    metrics = Metrics(folder)
+    if log is not None:
+        metrics.watch_lost(lambda: log.lost)
     tables: VectorTables | None = None
     checks: dict[str, Check] = {}
     if settings.serving_table == "on":
@@ -103,7 +117,8 @@ def _open(files: SiteFiles, metrics: Metrics, stack: contextlib.ExitStack) -> Pa
     client = stack.enter_context(RankingClient(store, live, log=log, vectors=tables, prefetched=_prefetched(settings)))
     client.use_index(SharedIndex(settings))
     metrics.kernel(CHOSEN.name)
-    return Parts(client, live, settings, tokens_of(settings), metrics, checks)
+    tokens = tokens_of(settings)
+    return Parts(client, live, settings, tokens, metrics, checks, local=not tokens.needed())
 
 
 def _prefetched(settings: Settings) -> PrefetchCache:
@@ -119,11 +134,10 @@ def _warm_up(client: RankingClient) -> None:
         _log.warning("the first requests will be slower: %s", error)
 
 
-def _config(site: Site, settings: Settings) -> uvicorn.Config:
+def _config(site: Site, settings: Settings) -> TimedConfig:
     protocol = guarded(header_seconds=settings.serving_body_seconds, most_connections=settings.serving_max_connections)
-    return uvicorn.Config(
+    config = TimedConfig(
         site.app,
-        loop="uvloop",
         http=protocol,
         ws="none",
         lifespan="off",
@@ -135,3 +149,5 @@ def _config(site: Site, settings: Settings) -> uvicorn.Config:
         ssl_certfile=settings.serving_tls_cert,
         ssl_keyfile=settings.serving_tls_key and str(settings.serving_tls_key),
     )
+    config.tls_seconds = settings.serving_body_seconds
+    return config

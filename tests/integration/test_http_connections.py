@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 
@@ -10,6 +13,7 @@ import pytest
 import uvicorn
 
 from serving.http.protocol import guarded
+from serving.http.tls import TimedConfig
 
 pytestmark = pytest.mark.integration
 HEADER_SECONDS = 0.6
@@ -41,9 +45,8 @@ def port():
 
 @contextlib.contextmanager
 def answering(protocol, **settings):
-    config = uvicorn.Config(
-        app, http=protocol, loop="uvloop", ws="none", lifespan="off", log_config=None, timeout_keep_alive=30, **settings
-    )
+    config = TimedConfig(app, http=protocol, ws="none", lifespan="off", log_config=None, timeout_keep_alive=30, **settings)
+    config.tls_seconds = HEADER_SECONDS
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -198,3 +201,22 @@ def test_a_connection_is_used_again_for_as_long_as_it_is(caller):
         caller.sendall(GET)
         assert answers(caller, 1)[0][0] == 200
         time.sleep(0.4 * HEADER_SECONDS)
+
+
+def test_tls_that_is_never_spoken_holds_no_connection(tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.fail("openssl: expected on PATH, got none; apt-get install openssl")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    files = {"ssl_certfile": tmp_path / "cert.pem", "ssl_keyfile": str(tmp_path / "key.pem")}
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    with answering(guarded(header_seconds=HEADER_SECONDS, most_connections=50), **files) as port, contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(60)]
+        silent[0].sendall(b"\x16\x03\x01\x02\x00")
+        plain = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        with trusted.wrap_socket(plain, server_hostname="localhost") as caller:
+            caller.settimeout(10)
+            caller.sendall(GET)
+            assert answers(caller, 1)[0][0] == 200
+        assert all(ends(each, 5 * HEADER_SECONDS) for each in silent)

@@ -127,8 +127,8 @@ def test_slow_and_broken_callers_hold_up_nobody(site):
         socket.create_connection(("127.0.0.1", site.port)) as strange,
         socket.create_connection(("127.0.0.1", site.port)) as endless,
     ):
-        half.sendall(b"POST /v1/features HTTP/1.1\r\nHost: x\r\n")
-        head = b"POST /v1/features HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        half.sendall(b"POST /v1/features HTTP/1.1\r\nHost: localhost\r\n")
+        head = b"POST /v1/features HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         unfinished.sendall(head + b"Content-Length: 100\r\n\r\n{")
         strange.sendall(b"\x16\x03\x01 not http\r\n\r\n")
         endless.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n" + b"400\r\n" + b" " * 1024 + b"\r\n")

@@ -87,7 +87,7 @@ def _cut(act, connection):
 
 
 def _headers(connection):
-    for byte in b"POST /v1/features HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"a" * 10_000:
+    for byte in b"POST /v1/features HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"a" * 10_000:
         connection.sendall(bytes([byte]))
         time.sleep(0.05)
         if _ended(connection):
@@ -127,7 +127,7 @@ _SLOW = {"slow headers": _headers, "slow body": _body, UNREAD_KIND: _answer}
 
 
 def _head(length):
-    return f"POST /v1/features HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n".encode()
+    return f"POST /v1/features HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
 def _ended(connection):

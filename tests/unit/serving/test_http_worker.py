@@ -1,0 +1,73 @@
+"""A worker's beginning and end, with everything that it opens replaced."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+from starlette.testclient import TestClient
+
+from moontide import Transient
+from moontide.settings import Settings
+from serving.http import worker
+from tests.unit.serving.http_site import opened
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What was done, in order; nothing listens, and no signal is taken."""
+    done = []
+    before = sys.getswitchinterval()
+    monkeypatch.setattr(worker, "_Told", lambda: SimpleNamespace(run=lambda *_: done.append("run")))
+    for part, name in (
+        (worker.RequestLog, "flush"),
+        (worker.RequestLog, "close"),
+        (worker.Site, "close"),
+        (worker.Console, "close"),
+    ):
+        monkeypatch.setattr(part, name, noted(done, part, name))
+    yield done
+    sys.setswitchinterval(before)
+
+
+def noted(done, part, name):
+    really = getattr(part, name)
+
+    def call(self):
+        done.append(f"{part.__name__}.{name}")
+        really(self)
+
+    return call
+
+
+def test_what_waits_for_the_log_is_written_before_anything_is_waited_for(told, tmp_path):
+    client, live = opened(tmp_path)
+    settings = Settings(home=tmp_path, serving_log_folder=str(tmp_path / "log"))
+    files = SimpleNamespace(settings=settings, open=lambda: (client.online, live))
+    worker.serve(files, None, None)
+    assert told[:2] == ["run", "RequestLog.flush"] and set(told[2:]) >= {"Site.close", "Console.close", "RequestLog.close"}
+    assert told.index("RequestLog.close") > max(told.index("Site.close"), told.index("Console.close"))
+
+
+def test_a_worker_that_cannot_open_its_stores_counts_nothing(told, tmp_path, monkeypatch):
+    def broken():
+        raise Transient("store: expected an answer, got none")
+
+    made = []
+    monkeypatch.setattr(worker, "Metrics", made.append)
+    with pytest.raises(Transient):
+        worker.serve(SimpleNamespace(settings=Settings(home=tmp_path), open=broken), None, tmp_path)
+    assert not made and told == []
+
+
+@pytest.mark.parametrize(("tokens", "local"), [("", True), ("t" * 16, False)])
+def test_without_tokens_only_this_machine_is_answered(told, tmp_path, monkeypatch, tokens, local):
+    client, live = opened(tmp_path)
+    sites = []
+    monkeypatch.setattr(worker, "TimedConfig", lambda app, **_: sites.append(app) or SimpleNamespace())
+    monkeypatch.setattr(worker.uvicorn, "Server", lambda _: None)
+    files = SimpleNamespace(settings=Settings(home=tmp_path, serving_tokens=tokens), open=lambda: (client.online, live))
+    worker.serve(files, None, None)
+    answer = TestClient(sites[0]).get("/healthz", headers={"Host": "evil.example"})
+    assert answer.status_code == (421 if local else 200)
