@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ from serving.features import Features, metadata_of, sequence_table
 from serving.prefetch import Prefetch, PrefetchCache
 from serving.prefetch_key import PrefetchKey
 from serving.reading import Request, StoreVectors, Vectors, listed, read_ahead, read_candidates, read_request
-from serving.request_log import RequestLog, read_served
+from serving.request_log import RequestLog, Served, read_served
 from serving.similar import BlockSource, SharedIndex, SimilarItems
 
 _WARM_ID: Final = "moontide-warm-up"
@@ -118,6 +118,7 @@ class RankingClient:
         *,
         service: str = "ctr_v1",
         request_id: str | None = None,
+        waited_for: Callable[[], bool] = lambda: True,
     ) -> Features:
         """Features of C candidates for one user, as arrays.
 
@@ -130,6 +131,7 @@ class RankingClient:
             service: what to read.
             request_id: under which the user side was read ahead by `prefetch`, and the request is logged, where it is; None:
                 nothing was read ahead, and one is drawn for the log. A logged request reads everything anew, from the store.
+            waited_for: asked when everything is read; False: nobody takes the answer any more, so it is not logged.
 
         Raises:
             Misconfigured: no such service.
@@ -141,7 +143,10 @@ class RankingClient:
         names.require_ids([user_id], what=names.USER_ID)
         ids = names.require_ids(listed(item_ids))
         if self._log is not None and self._log.sampled():
-            return self._logged(self._log, chosen, user_id, ids, request_id)
+            features, served, at = self._logged(self._log, chosen, user_id, ids)
+            if waited_for():
+                self._log.add(chosen, served, at, request_id)
+            return features
         request, came = self._request(chosen, user_id, ids, request_id)
         tiers, fields = request.tiers(chosen), self._fields(chosen, ids)
         metadata = metadata_of(chosen, request.side.sequence_version, came)
@@ -196,14 +201,13 @@ class RankingClient:
         table = self._store.read_columns(item_features(), ids, list(chosen.item_fields))
         return {name: table.column(name) for name in chosen.item_fields}
 
-    def _logged(self, log: RequestLog, chosen: Service, user_id: str, ids: list[str], request_id: str | None) -> Features:
-        """The same values, read with their versions."""
+    def _logged(self, log: RequestLog, chosen: Service, user_id: str, ids: list[str]) -> tuple[Features, Served, int]:
+        """The same values, read with their versions, and when that began."""
         now = log.now()
         served = read_served(self._store, chosen, user_id, ids)
-        log.add(chosen, served, now, request_id)
         fields = {name: served.fields[name] for name in chosen.item_fields}
         metadata = metadata_of(chosen, served.sequence.version, Prefetch.OFF)
-        return Features(tuple(ids), served.candidates, served.tiers, fields, metadata)
+        return Features(tuple(ids), served.candidates, served.tiers, fields, metadata), served, now
 
     def sequence(self, user_id: str, *, service: str = "ctr_v1", length: int | None = None) -> pa.Table:
         """The behaviours that `features` compares candidates with, for models that attend over them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
@@ -49,16 +50,23 @@ class Pages:
         accept, kind = media.wanted(request.headers.get("accept")), media.of_body(request.headers.get("content-type"))
         body = await self._body(request)
         given = request.scope["request_id"] if request.scope["request_id_given"] else None
+        over = threading.Event()
 
         def read() -> pa.Table:
             query = features_query(body, kind, most=self._parts.settings.serving_max_candidates)
             self._require_service(query.service)
             asked = query.request_id or given
-            found = self._parts.client.read(query.user_id, query.item_ids, service=query.service, request_id=asked)
+            found = self._parts.client.read(
+                query.user_id, query.item_ids, service=query.service, request_id=asked, waited_for=lambda: not over.is_set()
+            )
             self._parts.metrics.served(found)
             return found.to_arrow()
 
-        return await _answer(self._gate, read, accept)
+        try:
+            return await _answer(self._gate, read, accept)
+        finally:
+            # A read that goes on after its caller was told "timeout" is not logged.
+            over.set()
 
     async def prefetch(self, request: Request) -> Response:
         """Begin to read the user side of a request whose candidates are still being retrieved. Answers before it is read."""

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from random import Random
 
 import numpy as np
 import orjson
@@ -9,8 +10,10 @@ import pyarrow as pa
 import pytest
 
 from moontide import Misconfigured, Poison, SpaceMismatch, Transient
+from serving import RankingClient
 from serving.http.problems import KINDS
 from serving.http.tokens import Tokens
+from serving.request_log import RequestLog
 from tests.unit.serving.http_site import opened, web
 from tests.unit.serving.test_http_features import ARROW, arrow_body
 
@@ -222,6 +225,21 @@ def test_an_answer_that_takes_too_long(site):
         assert http.get("/healthz").status_code == 200
         slow.go.set()
         assert http.post("/v1/features", json=BODY).status_code in {200, 504}
+
+
+def test_an_answer_that_came_too_late_is_not_logged(site, tmp_path):
+    client, live = site
+    log = RequestLog(tmp_path / "log", rate=1.0, random=Random(1), clock=lambda: 1)
+    slow = Slow(RankingClient(client.online, live, log=log))
+    with web(slow, live, seconds=0.05) as http:
+        problem(http.post("/v1/features", json=BODY), 504, "timeout")
+        slow.go.set()
+    log.flush()
+    assert (log.written, log.lost) == (0, 0)
+    with web(slow, live, seconds=20) as http:
+        assert http.post("/v1/features", json=BODY).status_code == 200
+    log.close()
+    assert (log.written, log.lost) == (1, 0)
 
 
 def test_too_many_wait(site):
