@@ -46,9 +46,11 @@ def gather(
 
     with Progress("behaviours", inputs.behaviours.rows if inputs.behaviours else 0, lambda: done):
         ids, activity = read_activity(inputs.labels, inputs.behaviours, rejects, job.now_us, said)
-    catalog = ItemColumns.build(tables.scan(item_features(), TABLE_COLUMNS), ids[1])
+    # Which columns a set has follows from the site, not from which items its labels happen to name.
+    known = tables.partitions(item_features())
+    catalog = ItemColumns.build(tables.scan(item_features(), TABLE_COLUMNS), ids[1]) if known else None
     vectors = None if spec is None else (_log(job, tables, spec[1], ids[1]), spec[0])
-    Sources(length, ids, activity, catalog if len(catalog) else None, vectors).save(job.sources)
+    Sources(length, ids, activity, catalog, vectors).save(job.sources)
     # From disk, as executors have it: what one process joins with is what a cluster joins with.
     return Sources.open(job.sources)
 

@@ -125,7 +125,7 @@ def test_a_wrong_password_is_said_at_once(secured, make, mechanism, caplog):
 @pytest.fixture
 def impatient(monkeypatch):
     """A connection that cannot be made is tried for 1 s instead of 10."""
-    monkeypatch.setattr(clients, "_BOOTSTRAP_MS", 1_000)
+    monkeypatch.setattr("moontide.kafka.connection._BOOTSTRAP_MS", 1_000)
 
 
 def test_plaintext_to_a_listener_with_tls(secured, impatient):

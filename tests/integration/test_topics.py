@@ -79,7 +79,7 @@ def test_the_largest_event_goes_in_and_comes_out(settings, admin):
 
 
 def test_without_a_broker_it_says_so_in_one_line(capsys, monkeypatch):
-    monkeypatch.setattr(clients, "_BOOTSTRAP_MS", 300)
+    monkeypatch.setattr("moontide.kafka.connection._BOOTSTRAP_MS", 300)
     assert main(["--servers", "127.0.0.1:1"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "moontide: Kafka, connecting to 127.0.0.1:1: expected an answer, got KafkaTimeoutError; "
