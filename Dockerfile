@@ -17,11 +17,13 @@ COPY ranking ranking
 COPY serving serving
 COPY streaming streaming
 COPY native native
-# The compiler is there for the tier kernel only; without the kernel numpy counts, so the image must not be without it unseen.
+# The compiler is there for the native parts only; without them numpy counts and a dictionary looks up, so the image must not be without
+# them unseen.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
     && pip install --no-cache-dir --no-deps --no-build-isolation . \
     && python -I -c 'import sys; from moontide.native import CHOSEN; sys.exit(CHOSEN.why or None)' \
+    && python -I -c 'import sys; from serving.table_rows import LIBRARY; sys.exit(None if LIBRARY else "no native rows")' \
     && apt-get purge -y --auto-remove gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 

@@ -115,9 +115,9 @@ class Library:
         return _address(self._local.memory)
 
 
-def library_path() -> Path | None:
-    """The library beside this module, where one was built for this Python."""
-    places = (Path(__file__).with_name(f"_tiers{suffix}") for suffix in EXTENSION_SUFFIXES)
+def library_path(name: str = "_tiers") -> Path | None:
+    """A library beside this module, where it was built for this Python."""
+    places = (Path(__file__).with_name(f"{name}{suffix}") for suffix in EXTENSION_SUFFIXES)
     return next((place for place in places if place.is_file()), None)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moontide.errors import Misconfigured
+from moontide.packed_ids import PackedIds
 
 _COUNT: Final = struct.Struct("<I")
 
@@ -28,19 +29,15 @@ class Behaviour(NamedTuple):
 
 
 class _Parsed(NamedTuple):
-    """Packed bytes cut up: when, then item id and action in turn. Texts of ASCII alone are cut where they are wanted."""
+    """Packed bytes cut up: when, then the bounds of item id and action in turn."""
 
     times: NDArray[np.int64]
-    text: str
-    starts: list[int]
-    texts: list[str] | None
+    text: bytes
+    bounds: NDArray[np.int64]
 
-    def every(self, first: int) -> list[str]:
+    def every(self, first: int) -> PackedIds:
         """The item ids (0) or the actions (1)."""
-        if self.texts is not None:
-            return self.texts[first::2]
-        text = self.text
-        return [text[a:b] for a, b in zip(self.starts[first::2], self.starts[first + 1 :: 2], strict=False)]
+        return PackedIds(self.text, self.bounds[:-1][first::2], self.bounds[1:][first::2])
 
 
 class BehaviourSequence:
@@ -66,7 +63,7 @@ class BehaviourSequence:
         """All of them, oldest first."""
         if self._behaviours is None:
             parsed = self._cut()
-            self._behaviours = tuple(map(Behaviour, parsed.times.tolist(), parsed.every(0), parsed.every(1)))
+            self._behaviours = tuple(map(Behaviour, parsed.times.tolist(), parsed.every(0).strings(), parsed.every(1).strings()))
         return self._behaviours
 
     @property
@@ -74,10 +71,14 @@ class BehaviourSequence:
         """Items in order, oldest first; an item may occur often."""
         if self._item_ids is None:
             if self._behaviours is None:
-                self._item_ids = tuple(self._cut().every(0))
+                self._item_ids = tuple(self._cut().every(0).strings())
             else:
                 self._item_ids = tuple(b.item_id for b in self._behaviours)
         return self._item_ids
+
+    def packed_items(self, length: int) -> PackedIds:
+        """The items of the newest `length` behaviours (at least 1), oldest first."""
+        return self._cut().every(0).newest(length)
 
     @property
     def version(self) -> int:
@@ -150,14 +151,12 @@ def _cut(packed: bytes) -> _Parsed:
         times = np.frombuffer(packed, "<i8", count, _COUNT.size)
         at = _COUNT.size + 8 * count
         sizes = np.frombuffer(packed, "<u4", 2 * count, at)
-        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)]).tolist()
-        raw = packed[at + sizes.nbytes :]
-        if starts[-1] != len(raw):
-            raise ValueError(f"texts of {starts[-1]} bytes")
-        text = raw.decode()
-        texts = None
-        if len(text) != len(raw):  # characters are not bytes
-            texts = [raw[a:b].decode() for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
+        text = packed[at + sizes.nbytes :]
+        if bounds[-1] != len(text):
+            raise ValueError(f"texts of {bounds[-1]} bytes")
+        if not text.isascii():
+            PackedIds(text, bounds[:-1], bounds[1:]).strings()
     except (struct.error, ValueError) as error:
         raise Misconfigured(f"sequence record: expected a packed sequence, got {len(packed)} bytes: {error}") from error
-    return _Parsed(times, text, starts, texts)
+    return _Parsed(times, text, bounds)

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from moontide.embeddings import Embeddings
 from moontide.live import Service
+from moontide.packed_ids import PackedIds
 from moontide.simtier import TierCounts, tier_counts_ragged
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore
 from moontide.views import user_sequence
+from serving.table_rows import Ids, strings
 
 Keys = NDArray[np.int64]
 
@@ -31,8 +33,8 @@ class Vectors(Protocol):
             SpaceMismatch: the vectors there are of another encoder or dim.
         """
 
-    def read_keyed(self, space: EmbeddingSpace, ids: Sequence[str]) -> tuple[Embeddings, Keys]:
-        """The same without `ids`, and (B,) int64 that are equal where the ids are."""
+    def read_keyed(self, space: EmbeddingSpace, *ids: Ids) -> tuple[Embeddings, Keys]:
+        """The same of some batches of ids end to end, without `ids`, and (B,) int64 that are equal where the ids are."""
 
 
 class StoreVectors:
@@ -45,11 +47,11 @@ class StoreVectors:
         """See `Vectors.read`."""
         return self._store.read_embeddings(space, ids)
 
-    def read_keyed(self, space: EmbeddingSpace, ids: Sequence[str]) -> tuple[Embeddings, Keys]:
+    def read_keyed(self, space: EmbeddingSpace, *ids: Ids) -> tuple[Embeddings, Keys]:
         """See `Vectors.read_keyed`."""
-        numbers, keys = numbered(ids)
+        numbers, keys = numbered([item for part in ids for item in strings(part)])
         found = self._store.read_embeddings(space, list(numbers))
-        rows = np.empty(len(ids), np.int64)
+        rows = np.empty(len(keys), np.int64)
         rows[np.fromiter(numbers.values(), np.int64, len(numbers))] = np.arange(len(numbers))
         at = rows[keys]
         return Embeddings(space, found.codes[at], found.scale[at], found.inv_norm[at], found.present[at]), keys
@@ -110,7 +112,7 @@ class Request:
 def read_request(store: OnlineStore, vectors: Vectors, service: Service, user_id: str, item_ids: Sequence[str]) -> Request:
     """Both sides; the vectors of candidates and history from one read."""
     version, seen = read_sequence(store, service, user_id)
-    found, keys = vectors.read_keyed(service.space, [*item_ids, *seen])
+    found, keys = vectors.read_keyed(service.space, item_ids, seen)
     ours, theirs = slice(0, len(item_ids)), slice(len(item_ids), None)
     return Request(UserSide(version, found.take(theirs), keys[theirs]), found.take(ours), keys[ours])
 
@@ -118,9 +120,10 @@ def read_request(store: OnlineStore, vectors: Vectors, service: Service, user_id
 def read_ahead(store: OnlineStore, vectors: Vectors, service: Service, user_id: str) -> UserAhead:
     """The user side alone."""
     version, seen = read_sequence(store, service, user_id)
-    numbers, keys = numbered(seen)
+    ids = seen.strings()
+    numbers, keys = numbered(ids)
     found, _ = vectors.read_keyed(service.space, seen)
-    return UserAhead(UserSide(version, found, keys), seen, numbers)
+    return UserAhead(UserSide(version, found, keys), ids, numbers)
 
 
 def read_candidates(ahead: UserAhead, vectors: Vectors, service: Service, item_ids: Sequence[str]) -> Request:
@@ -130,11 +133,11 @@ def read_candidates(ahead: UserAhead, vectors: Vectors, service: Service, item_i
     return Request(ahead.side, found, keys)
 
 
-def read_sequence(store: OnlineStore, service: Service, user_id: str) -> tuple[int, Sequence[str]]:
+def read_sequence(store: OnlineStore, service: Service, user_id: str) -> tuple[int, PackedIds]:
     """Version of the user's sequence, and the items of the newest behaviours that the service compares with, newest last."""
     spec = service.simtier
     sequence = store.read_sequences(user_sequence(spec.sequence), [user_id])[0]
-    return sequence.version, sequence.item_ids[-spec.length :]
+    return sequence.version, sequence.packed_items(spec.length)
 
 
 def numbered(ids: Sequence[str]) -> tuple[dict[str, int], Keys]:

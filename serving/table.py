@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +18,11 @@ from moontide.spaces import EmbeddingSpace
 from moontide.stores.kv import Clock, wall_clock
 from serving.reading import Keys, Vectors, numbered
 from serving.table_layout import TableFile, table_path
+from serving.table_rows import Ids, RowIndex, picked, rows_over, texts
 
 #: A writer that is kept from running in the middle of a row is waited for so often; then the store is asked.
 _ATTEMPTS: Final = 50
 _BLOCK_ROWS: Final = 4_096
-_ABSENT: Final = -1
 #: Microseconds by which a writer's clock may seem ahead; beyond, the clock was put back, and nothing is known of the age.
 _AHEAD: Final = 5_000_000
 
@@ -83,20 +82,19 @@ def table_state(folder: Path, space: EmbeddingSpace) -> TableState | None:
 class VectorTable:
     """One mapped table, read only. Thread-safe."""
 
-    def __init__(self, file: TableFile, space: EmbeddingSpace) -> None:
+    def __init__(self, file: TableFile, space: EmbeddingSpace, index: Callable[[Any], RowIndex] = rows_over) -> None:
         self.file = file
         self.space = space
-        self._rows: dict[str, int] = {}
+        self._index = index(file.parts.keys)
         self._lock = threading.Lock()
         self._heads, self._codes = file.parts.heads, file.parts.codes
         self._sequence = self._heads["sequence"]
         self._published = file.parts.header["rows"]
 
-    def locate(self, ids: Sequence[str]) -> Keys:
+    def locate(self, ids: Ids) -> Keys:
         """(B,) the row of each id, -1 where it has none."""
-        if len(self._rows) != self._published[0]:
-            self._catch_up()
-        return np.fromiter(map(self._rows.get, ids, repeat(_ABSENT)), np.int64, len(ids))
+        self._catch_up()
+        return self._index.find(ids)
 
     def copy(self, rows: Keys) -> tuple[Embeddings, NDArray[np.bool_]]:
         """(B, D) vectors of rows 0 and up, and (B,) whether each is one whole version; those that are not are not present."""
@@ -117,10 +115,9 @@ class VectorTable:
         Raises:
             Transient: a row was left half written.
         """
-        self.locate(())
-        ids = list(self._rows)
-        for start in range(0, len(ids), _BLOCK_ROWS):
-            part = ids[start : start + _BLOCK_ROWS]
+        rows = self._rows()
+        for start in range(0, rows, _BLOCK_ROWS):
+            part = texts(self.file.parts.keys[start : min(start + _BLOCK_ROWS, rows)])
             found, whole = self.copy(np.arange(start, start + len(part)))
             if not whole.all():
                 raise Transient(
@@ -140,10 +137,12 @@ class VectorTable:
         return heads["scale"].copy(), heads["inv_norm"].copy(), codes, whole
 
     def _catch_up(self) -> None:
-        with self._lock:
-            first, last = len(self._rows), int(self._published[0])
-            keys = self.file.parts.keys[first:last].tolist()
-            self._rows.update((key.decode("ascii"), first + n) for n, key in enumerate(keys))
+        if self._index.rows != self._rows():
+            with self._lock:
+                self._index.add(self._rows())
+
+    def _rows(self) -> int:
+        return min(int(self._published[0]), self.file.capacity)
 
 
 class VectorTables:
@@ -157,18 +156,26 @@ class VectorTables:
         fallback: for items that are in no table: a space without one, a full table, one that lags behind.
         max_age_seconds: a table whose writer was last seen longer ago is not read; None: always read.
         clock: microseconds UTC.
+        index: makes the index over a table's keys.
 
     Attributes:
         reads: what was read where, by space id.
     """
 
     def __init__(
-        self, folder: Path, fallback: Vectors, *, max_age_seconds: float | None = None, clock: Clock = wall_clock
+        self,
+        folder: Path,
+        fallback: Vectors,
+        *,
+        max_age_seconds: float | None = None,
+        clock: Clock = wall_clock,
+        index: Callable[[Any], RowIndex] = rows_over,
     ) -> None:
         self._folder = folder
         self._fallback = fallback
         self._max_age = max_age_seconds
         self._clock = clock
+        self._index = index
         self._tables: dict[EmbeddingSpace, VectorTable] = {}
         self.reads: dict[str, TableReads] = {}
 
@@ -176,23 +183,23 @@ class VectorTables:
         """See `Vectors.read`."""
         return self.read_keyed(space, ids)[0].with_ids(ids)
 
-    def read_keyed(self, space: EmbeddingSpace, ids: Sequence[str]) -> tuple[Embeddings, Keys]:
+    def read_keyed(self, space: EmbeddingSpace, *ids: Ids) -> tuple[Embeddings, Keys]:
         """See `Vectors.read_keyed`."""
-        reads = self.reads.setdefault(space.id, TableReads())
+        reads, total = self.reads.setdefault(space.id, TableReads()), sum(map(len, ids))
         table = None if space.prefix_of else self._table(space)
         if table is None or not table.file.parts.header["rows"][0]:
-            reads.store += len(ids)
-            return self._fallback.read_keyed(space, ids)
-        keys = table.locate(ids)
+            reads.store += total
+            return self._fallback.read_keyed(space, *ids)
+        keys = np.concatenate([table.locate(part) for part in ids])
         unknown = keys < 0
-        found, whole = table.copy(np.where(unknown, 0, keys) if unknown.any() else keys)
+        found, whole = table.copy(np.maximum(keys, 0))
         elsewhere = np.flatnonzero(unknown | ~whole)
-        reads.table += len(ids) - len(elsewhere)
+        reads.table += total - len(elsewhere)
         if not len(elsewhere):
             return found, keys
         reads.store += len(elsewhere)
         reads.torn += int((~unknown & ~whole).sum())
-        return self._filled(found, keys, elsewhere, [ids[n] for n in elsewhere.tolist()])
+        return self._filled(found, keys, elsewhere, picked(ids, elsewhere))
 
     def scan_blocks(self, space: EmbeddingSpace) -> Iterator[tuple[list[str], Embeddings]] | None:
         """Every vector of the space, in blocks; None where they are not all in a table.
@@ -218,7 +225,7 @@ class VectorTables:
         found.inv_norm[rows], found.present[rows] = rest.inv_norm, rest.present
         _, others = numbered(ids)
         unknown = keys[rows] < 0
-        keys[rows[unknown]] = _ABSENT - 1 - others[unknown]
+        keys[rows[unknown]] = -2 - others[unknown]
         return found, keys
 
     def _table(self, space: EmbeddingSpace) -> VectorTable | None:
@@ -236,7 +243,7 @@ class VectorTables:
         try:
             status = os.stat(path)
             if table is None or table.file.inode != (status.st_dev, status.st_ino):
-                table = self._tables[space] = VectorTable(TableFile(path, space), space)
+                table = self._tables[space] = VectorTable(TableFile(path, space), space, self._index)
         except FileNotFoundError:
             self._tables.pop(space, None)
             return None

@@ -172,9 +172,9 @@ def test_warming_up_reads_the_vectors_and_logs_nothing(client, monkeypatch):
             raise AssertionError("asked whether to log")
 
     class Watched(StoreVectors):
-        def read_keyed(self, space, ids):
+        def read_keyed(self, space, *ids):
             asked.append(space.id)
-            return super().read_keyed(space, ids)
+            return super().read_keyed(space, *ids)
 
     client._log, client._vectors = Log(), Watched(client.store)
     client.warm_up()

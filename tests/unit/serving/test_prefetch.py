@@ -176,10 +176,11 @@ class Slow:
     def __init__(self, store):
         self.store, self.begun, self.go = store, threading.Event(), threading.Event()
 
-    def read_keyed(self, space, ids):
+    def read_keyed(self, space, *parts):
         self.begun.set()
         assert self.go.wait(10)
-        found = self.store.read_embeddings(space, list(ids))
+        ids = [item for part in parts for item in strings(part)]
+        found = self.store.read_embeddings(space, ids)
         return found, np.unique(np.array(ids, object), return_inverse=True)[1]
 
 

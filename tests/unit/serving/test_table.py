@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from moontide import Embeddings, EmbeddingSpace, Misconfigured, SpaceMismatch, Transient
 from moontide.order import WriteOrder
+from moontide.packed_ids import PackedIds
 from moontide.records import embedding_rows
 from moontide.settings import Settings
 from moontide.stores import online_store
@@ -17,6 +18,7 @@ from serving.reading import StoreVectors
 from serving.table import VectorTables, table_state
 from serving.table_layout import TableFile, table_path
 from serving.table_load import load
+from serving.table_rows import DictionaryRows, rows_over, strings
 from serving.table_writer import TableWriter
 
 pytestmark = pytest.mark.unit
@@ -55,7 +57,8 @@ class Nothing:
         self.asked.append(list(ids))
         return Embeddings.absent(space, len(ids), ids=ids)
 
-    def read_keyed(self, space, ids):
+    def read_keyed(self, space, *parts):
+        ids = [item for part in parts for item in strings(part)]
         _, keys = np.unique(np.array(ids, object), return_inverse=True)
         return self.read(space, ids), keys
 
@@ -75,12 +78,13 @@ def tables(tmp_path):
 WRITES = st.lists(st.lists(st.tuples(st.sampled_from(ITEMS), st.integers(1, 9), st.booleans()), max_size=8), max_size=8)
 
 
+@pytest.mark.parametrize("index", [rows_over, DictionaryRows])
 @settings(max_examples=40, deadline=None)
 @given(WRITES, st.lists(st.sampled_from([*ITEMS, "nobody"]), max_size=20), st.integers(1, 12))
-def test_it_equals_a_dictionary_under_any_writes(tmp_path_factory, batches, wanted, capacity):
+def test_it_equals_a_dictionary_under_any_writes(tmp_path_factory, index, batches, wanted, capacity):
     folder = tmp_path_factory.mktemp("tables")
     table, fallback = TableWriter(folder, SPACE, capacity, clock), Nothing()
-    tables, truth = VectorTables(folder, fallback, clock=clock), {}
+    tables, truth = VectorTables(folder, fallback, clock=clock, index=index), {}
     for batch in batches:
         ids = [item for item, _, _ in batch]
         # Of two writes of one version the one with a vector is that version: equal orders are equal records.
@@ -91,7 +95,7 @@ def test_it_equals_a_dictionary_under_any_writes(tmp_path_factory, batches, want
             if (item in truth or len(truth) < capacity) and version > truth.get(item, 0):
                 truth[item] = version
         assert written == sum(truth[item] != before.get(item) for item in truth)
-        found, keys = tables.read_keyed(SPACE, wanted)
+        found, keys = tables.read_keyed(SPACE, wanted[:3], PackedIds.of(wanted[3:]))
         for row, item in enumerate(wanted):
             version = truth.get(item, 9)
             assert found.present[row] == (version != 9)
