@@ -20,6 +20,7 @@ from serving import RankingClient
 from serving.prefetch import Prefetch, PrefetchCache
 from serving.prefetch_folder import PrefetchFolder
 from serving.prefetch_key import PrefetchKey
+from serving.table_rows import strings
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[3]
