@@ -31,6 +31,26 @@ class Lost(Exception):
         self.gone = gone
 
 
+class _Connection(http.client.HTTPConnection):
+    """Sends a request in one piece: in two, head and body would wake the server twice."""
+
+    _pieces: list[bytes]
+
+    def post(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Send a POST over an open connection."""
+        self._pieces = []
+        self.request("POST", path, body, dict(headers))
+        super().send(b"".join(self._pieces))
+
+    def send(self, data: bytes) -> None:  # type: ignore[override]
+        """What the library would send on its own."""
+        self._pieces.append(data)
+
+
+class _TlsConnection(_Connection, http.client.HTTPSConnection):
+    """The same over TLS."""
+
+
 class Pool:
     """Connections to a few servers. Thread-safe: one that is in use belongs to one thread.
 
@@ -45,9 +65,9 @@ class Pool:
 
     def __init__(self, urls: Sequence[str], tls: ssl.SSLContext | None, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._idle: dict[str, deque[http.client.HTTPConnection]] = {url: deque() for url in urls}
+        self._idle: dict[str, deque[_Connection]] = {url: deque() for url in urls}
         self._prefix: dict[str, str] = {}
-        self._make: dict[str, Callable[[float], http.client.HTTPConnection]] = {}
+        self._make: dict[str, Callable[[float], _Connection]] = {}
         for url in urls:
             self._prefix[url], self._make[url] = _maker(url, tls)
 
@@ -79,12 +99,10 @@ class Pool:
             while idle:
                 idle.pop().close()
 
-    def _ask(
-        self, connection: http.client.HTTPConnection, url: str, path: str, headers: Mapping[str, str], body: bytes, ends: float
-    ) -> Answer:
+    def _ask(self, connection: _Connection, url: str, path: str, headers: Mapping[str, str], body: bytes, ends: float) -> Answer:
         try:
             self._limit(connection, ends)
-            connection.request("POST", self._prefix[url] + path, body, dict(headers))
+            connection.post(self._prefix[url] + path, headers, body)
             response = connection.getresponse()
             parts = []
             # A socket's timeout is one of each read: a server that sends byte after byte would never meet it.
@@ -104,7 +122,7 @@ class Pool:
             self._idle[url].append(connection)
         return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, b"".join(parts))
 
-    def _kept(self, url: str) -> http.client.HTTPConnection | None:
+    def _kept(self, url: str) -> _Connection | None:
         """The connection used last that the server has not closed."""
         idle = self._idle[url]
         while idle:
@@ -119,7 +137,7 @@ class Pool:
             connection.close()
         return None
 
-    def _limit(self, connection: http.client.HTTPConnection, ends: float) -> None:
+    def _limit(self, connection: _Connection, ends: float) -> None:
         left = ends - self._clock()
         if left <= 0:
             raise TimeoutError("timed out")
@@ -127,7 +145,7 @@ class Pool:
             connection.sock.settimeout(left)
 
 
-def _maker(url: str, tls: ssl.SSLContext | None) -> tuple[str, Callable[[float], http.client.HTTPConnection]]:
+def _maker(url: str, tls: ssl.SSLContext | None) -> tuple[str, Callable[[float], _Connection]]:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -136,6 +154,6 @@ def _maker(url: str, tls: ssl.SSLContext | None) -> tuple[str, Callable[[float],
     if not host:
         raise Misconfigured(f"client: expected http:// or https:// with a host, got {url!r}")
     if parts.scheme == "http":
-        return parts.path, lambda seconds: http.client.HTTPConnection(host, port, timeout=seconds)
+        return parts.path, lambda seconds: _Connection(host, port, timeout=seconds)
     context = tls or ssl.create_default_context()
-    return parts.path, lambda seconds: http.client.HTTPSConnection(host, port, timeout=seconds, context=context)
+    return parts.path, lambda seconds: _TlsConnection(host, port, timeout=seconds, context=context)

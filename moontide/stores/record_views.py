@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, cast
 
 import numpy as np
@@ -151,7 +151,10 @@ def entity_of(view: ViewSpec, key: bytes) -> EntityId:
 
 def entity_columns(view: ViewSpec, ids: Sequence[EntityId]) -> dict[str, pa.Array]:
     """The join-key columns of the entities asked for, of the view's types."""
-    parts = zip(*((i,) if isinstance(i, str) else i for i in ids), strict=True) if ids else ((),) * len(view.entities)
+    if len(view.entities) == 1 and ids and isinstance(ids[0], str):
+        parts: Iterable[Sequence[object]] = ([i if isinstance(i, str) else i[0] for i in ids],)
+    else:
+        parts = zip(*((i,) if isinstance(i, str) else i for i in ids), strict=True) if ids else ((),) * len(view.entities)
     columns = {}
     for name, values in zip(view.entities, parts, strict=True):
         columns[name] = pa.array(values, pa.string()).cast(view.table.field(name).type)

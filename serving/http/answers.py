@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from serving.http.media import ARROW
 
+#: What ends a stream: a mark and a length of 0.
+_END_BYTES: Final = 8
 _JSON_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
 
 
@@ -19,11 +21,15 @@ def encoded(table: pa.Table, media: str) -> bytes | memoryview:
 
 
 def to_arrow(table: pa.Table) -> memoryview:
-    """One Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return memoryview(sink.getvalue())
+    """One Arrow IPC stream, written into memory of its size: a buffer that grows copies all of it again and again."""
+    batches = table.to_batches()
+    size = table.schema.serialize().size + sum(map(pa.ipc.get_record_batch_size, batches))
+    buffer = pa.allocate_buffer(size + _END_BYTES)
+    with pa.FixedSizeBufferWriter(buffer) as sink:
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        return memoryview(buffer)[: sink.tell()]
 
 
 def to_json(table: pa.Table) -> bytes:

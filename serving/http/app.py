@@ -8,20 +8,19 @@ from dataclasses import dataclass, field
 
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 
 from moontide.errors import MoontideError
 from moontide.live import LiveSpaces
 from moontide.settings import Settings
 from serving.client import RankingClient
 from serving.http import openapi
+from serving.http.direct import Direct, Page
 from serving.http.edge import OPEN, Edge
 from serving.http.gate import Gate
 from serving.http.local import LocalNames
 from serving.http.metrics import Metrics
 from serving.http.pages import Pages
-from serving.http.problems import Problem, answer_http, answer_problem, problem_of
+from serving.http.problems import Problem, answer_error, answer_http, answer_problem
 from serving.http.readiness import Check, Readiness, store_checks
 from serving.http.tokens import Tokens
 
@@ -68,7 +67,8 @@ class Site:
         checks = {**store_checks(parts.client, parts.live), **parts.checks}
         self._readiness = Readiness(checks, seconds=limits.serving_seconds)
         pages = Pages(parts, self._gate, self._slow, self._readiness)
-        self.app = _app(parts, openapi.router(pages, limits, tokens=parts.tokens.needed()), console, open_pages)
+        routes = openapi.router(pages, limits, tokens=parts.tokens.needed())
+        self.app = _app(parts, routes, console, open_pages, {openapi.FEATURES: pages.features, openapi.PREFETCH: pages.prefetch})
 
     def close(self) -> None:
         """Wait for what is being read."""
@@ -81,7 +81,9 @@ def create_app(parts: Parts) -> FastAPI:
     return Site(parts).app
 
 
-def _app(parts: Parts, pages: APIRouter, console: APIRouter | None, open_pages: frozenset[str]) -> FastAPI:
+def _app(
+    parts: Parts, pages: APIRouter, console: APIRouter | None, open_pages: frozenset[str], direct: Mapping[str, Page]
+) -> FastAPI:
     app = FastAPI(
         title="moontide", version=openapi.VERSION, description=openapi.TEXT, docs_url=None, redoc_url=None, redirect_slashes=False
     )
@@ -90,20 +92,13 @@ def _app(parts: Parts, pages: APIRouter, console: APIRouter | None, open_pages: 
         app.include_router(console, include_in_schema=False)
     app.add_exception_handler(Problem, answer_problem)
     app.add_exception_handler(HTTPException, answer_http)
-    app.add_exception_handler(MoontideError, _answer_error)
+    app.add_exception_handler(MoontideError, answer_error)
     made = app.openapi
     app.openapi = lambda: openapi.complete(made())  # type: ignore[method-assign]
+    app.add_middleware(Direct, pages=direct)
     if parts.local:
         app.add_middleware(LocalNames)
     app.add_middleware(
         Edge, tokens=parts.tokens, metrics=parts.metrics, draw=lambda: uuid.uuid4().hex, open_pages=OPEN | open_pages
     )
     return app
-
-
-async def _answer_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, MoontideError)
-    problem = problem_of(error)
-    if problem is None:
-        raise error
-    return problem.response()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+import numpy as np
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -31,6 +32,17 @@ _LOOK_SECONDS: Final = 1.0
 
 # One "created" series beside each counter doubles a page for nobody.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class _Bound(NamedTuple):
+    """What one answer is counted in, its labels looked up once."""
+
+    candidates: Histogram
+    served: Counter
+    absent: Counter
+    behaviours: Counter
+    missing: Counter
+    prefetch: Counter
 
 
 class Metrics:
@@ -62,6 +74,7 @@ class Metrics:
 
         self._lost = self._gauge("moontide_serving_log_lost", "Requests that could not be written to the request log")
         self._kernel = self._gauge("moontide_serving_kernel_info", "Workers by the kernel that counts their tiers", "kernel")
+        self._bound: dict[tuple[str, str, str], _Bound] = {}
         self._watched: list[Callable[[], None]] = []
         self._look = 0.0
 
@@ -86,14 +99,26 @@ class Metrics:
 
     def served(self, found: Features) -> None:
         """One answer of `RankingClient.read` goes out."""
-        service, space = found.metadata["service"], found.metadata["space"]
+        of = found.metadata["service"], found.metadata["space"], found.metadata["prefetch"]
+        bound = self._bound.get(of) or self._bound.setdefault(of, self._bind(*of))
         count, missing = len(found), int(found.missing.sum())
-        self._candidates.labels(service).observe(count)
-        self._served.labels(service, space).inc(count)
-        self._absent.labels(service, space).inc(count - int(found.present.sum()))
-        self._behaviours.labels(service, space).inc(int(found.counts.sum()) + missing)
-        self._missing.labels(service, space).inc(missing)
-        self._prefetch.labels(found.metadata["prefetch"]).inc()
+        bound.candidates.observe(count)
+        bound.served.inc(count)
+        bound.absent.inc(count - int(np.count_nonzero(found.present)))
+        bound.behaviours.inc(int(found.counts.sum()) + missing)
+        bound.missing.inc(missing)
+        bound.prefetch.inc()
+
+    def _bind(self, service: str, space: str, prefetch: str) -> _Bound:
+        of = service, space
+        return _Bound(
+            self._candidates.labels(service),
+            self._served.labels(*of),
+            self._absent.labels(*of),
+            self._behaviours.labels(*of),
+            self._missing.labels(*of),
+            self._prefetch.labels(prefetch),
+        )
 
     def prefetch_failed(self) -> None:
         """A user side could not be read ahead."""

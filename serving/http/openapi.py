@@ -16,6 +16,8 @@ from serving.http.requests import DEFAULT_SERVICE, LONGEST_NAME, MOST_ROWS
 
 VERSION: Final = "1"
 TEXT: Final = "Features of ranking candidates: item embeddings, SimTier counts and item fields."
+FEATURES: Final = "/v1/features"
+PREFETCH: Final = "/v1/prefetch"
 _SCHEME: Final = "bearer"
 _ID: Final = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
 _NAME: Final = {"type": "string", "maxLength": LONGEST_NAME}
@@ -44,8 +46,8 @@ def router(pages: Pages, limits: Settings, *, tokens: bool) -> APIRouter:
     length = {"type": "integer", "minimum": 1, "maximum": MOST_ROWS}
     sequence = _object(["user_id"], user_id=_ID, service=_NAME | {"default": DEFAULT_SERVICE}, length=_nullable(length))
     for path, page, body, answer, errors in (
-        ("/v1/features", pages.features, _body(features, arrow=True), _table(_FEATURES, _SERVED), (404, 409, 504)),
-        ("/v1/prefetch", pages.prefetch, _body(prefetch), {202: _accepted()}, (404,)),
+        (FEATURES, pages.features, _body(features, arrow=True), _table(_FEATURES, _SERVED), (404, 409, 504)),
+        (PREFETCH, pages.prefetch, _body(prefetch), {202: _accepted()}, (404,)),
         (
             "/v1/similar",
             pages.similar,

@@ -76,6 +76,15 @@ def problem_of(error: MoontideError) -> Problem | None:
     return None
 
 
+async def answer_error(_: Request, error: Exception) -> Response:
+    """Exception handler of the stores' errors; raises again what is none of the caller's business."""
+    assert isinstance(error, MoontideError)
+    problem = problem_of(error)
+    if problem is None:
+        raise error
+    return problem.response()
+
+
 async def answer_problem(_: Request, error: Exception) -> Response:
     """Exception handler of `Problem`."""
     assert isinstance(error, Problem)
