@@ -23,7 +23,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
     && pip install --no-cache-dir --no-deps --no-build-isolation . \
     && python -I -c 'import sys; from moontide.native import CHOSEN; sys.exit(CHOSEN.why or None)' \
-    && python -I -c 'import sys; from serving.table_rows import LIBRARY; sys.exit(None if LIBRARY else "no native rows")' \
+    && python -I -c 'import sys; from moontide.row_index import LIBRARY; sys.exit(None if LIBRARY else "no native rows")' \
     && apt-get purge -y --auto-remove gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 

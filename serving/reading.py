@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from moontide.embeddings import Embeddings
 from moontide.live import Service
 from moontide.packed_ids import PackedIds
+from moontide.row_index import Ids, strings
 from moontide.simtier import TierCounts, tier_counts_ragged
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore
 from moontide.views import user_sequence
-from serving.table_rows import Ids, strings
 
 Keys = NDArray[np.int64]
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from moontide.embeddings import Embeddings
 from moontide.errors import Transient
+from moontide.row_index import Ids, RowIndex, picked, rows_over, texts
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.kv import Clock, wall_clock
 from serving.reading import Keys, Vectors, numbered
 from serving.table_layout import TableFile, table_path
-from serving.table_rows import Ids, RowIndex, picked, rows_over, texts
 
 #: A writer that is kept from running in the middle of a row is waited for so often; then the store is asked.
 _ATTEMPTS: Final = 50

@@ -6,15 +6,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moontide.pit import ids as ids_module
 from moontide.pit.ids import Ids
 
 pytestmark = pytest.mark.unit
-WORDS = st.lists(st.one_of(st.none(), st.text("ab:.", min_size=1, max_size=4)), max_size=30)
+WORDS = st.lists(st.one_of(st.none(), st.text("ab:.ü", max_size=4)), max_size=30)
 
 
+@pytest.mark.parametrize("native", [True, False])
 @settings(max_examples=150, deadline=None)
 @given(known=WORDS, asked=WORDS, coded=st.booleans(), chunks=st.booleans(), start=st.integers(0, 3))
-def test_rows_of_strings(known, asked, coded, chunks, start):
+def test_rows_of_strings(native, known, asked, coded, chunks, start):
+    with pytest.MonkeyPatch.context() as patch:
+        if not native:
+            patch.setattr(ids_module, "LIBRARY", None)
+        check_rows_of_strings(known, asked, coded, chunks, start)
+
+
+def check_rows_of_strings(known, asked, coded, chunks, start):
     ids = Ids.of([pa.array(known[:3], pa.string()), pa.array(known[3:], pa.string())])
     words = sorted({word for word in known if word is not None})
     assert len(ids) == len(words) and ids.strings().to_pylist() == words

@@ -14,13 +14,13 @@ import pytest
 from moontide import Embeddings, Misconfigured, Poison, Transient, schemas, views
 from moontide.live import load_spaces
 from moontide.records import embedding_rows
+from moontide.row_index import strings
 from moontide.settings import Settings
 from moontide.stores import online_store
 from serving import RankingClient
 from serving.prefetch import Prefetch, PrefetchCache
 from serving.prefetch_folder import PrefetchFolder
 from serving.prefetch_key import PrefetchKey
-from serving.table_rows import strings
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[3]

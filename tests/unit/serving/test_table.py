@@ -11,6 +11,7 @@ from moontide import Embeddings, EmbeddingSpace, Misconfigured, SpaceMismatch, T
 from moontide.order import WriteOrder
 from moontide.packed_ids import PackedIds
 from moontide.records import embedding_rows
+from moontide.row_index import DictionaryRows, rows_over, strings
 from moontide.settings import Settings
 from moontide.stores import online_store
 from moontide.views import embedding_view
@@ -18,7 +19,6 @@ from serving.reading import StoreVectors
 from serving.table import VectorTables, table_state
 from serving.table_layout import TableFile, table_path
 from serving.table_load import load
-from serving.table_rows import DictionaryRows, rows_over, strings
 from serving.table_writer import TableWriter
 
 pytestmark = pytest.mark.unit

@@ -1,6 +1,6 @@
-"""From item ids to rows of a vector table: in machine code where it was built (``native/rows.c``), else a dictionary (B ids).
+"""From ids to rows: in machine code where it was built (``native/rows.c``), else a dictionary (B ids).
 
-Keys are bytes of at most `ID_BYTES`, NUL-padded; a row keeps its key for ever, and rows are only ever added.
+Keys are bytes of one width, NUL-padded, each once; a row keeps its key for ever, and rows are only ever added.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Library:
         if abi() != ABI:
             raise OSError(f"{path}: expected ABI {ABI}, got {abi()}; build it again")
         pointer, long, mask = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
-        self.add.argtypes = (pointer, mask, pointer, long, long, pointer)
-        self.find.argtypes = (pointer, mask, pointer, pointer, pointer, pointer, long, pointer, pointer)
+        self.add.argtypes = (pointer, mask, pointer, long, long, long, pointer)
+        self.find.argtypes = (pointer, mask, pointer, long, pointer, pointer, pointer, long, pointer, pointer)
         self.add.restype = self.find.restype = None
 
 
@@ -93,7 +93,7 @@ class NativeRows:
 
     Args:
         library: the machine code.
-        keys: (capacity,) of `ID_BYTES`, contiguous.
+        keys: (capacity,) ``S`` array, contiguous.
         seed: 16 random bytes, so that nobody can choose ids that are slow to look up.
     """
 
@@ -109,17 +109,23 @@ class NativeRows:
         slots, first = self._slots, self.rows
         if 2 * last > len(slots):
             slots, first = np.zeros(1 << (2 * last - 1).bit_length(), np.uint64), 0
-        self._library.add(_address(slots), len(slots) - 1, _address(self._keys), first, last, _address(self._seed))
+        self._library.add(
+            _address(slots), len(slots) - 1, _address(self._keys), self._keys.itemsize, first, last, _address(self._seed)
+        )
         self._slots, self.rows = slots, last
 
     def find(self, ids: Ids) -> Rows:
         """See `RowIndex.find`."""
         packed = ids if isinstance(ids, PackedIds) else PackedIds.of(ids)
-        slots, found = self._slots, np.empty(len(packed), np.int64)
-        starts, stops = np.ascontiguousarray(packed.starts), np.ascontiguousarray(packed.stops)
+        return self.find_at(packed.text, packed.starts, packed.stops)
+
+    def find_at(self, text: bytes | int, starts: Rows, stops: Rows) -> Rows:
+        """`find` of ids in a text, or in memory at an address that is kept while this runs: see `PackedIds`."""
+        slots, found = self._slots, np.empty(len(starts), np.int64)
+        starts, stops = np.ascontiguousarray(starts, np.int64), np.ascontiguousarray(stops, np.int64)
         self._library.find(
-            _address(slots), len(slots) - 1, _address(self._keys), packed.text, _address(starts), _address(stops), len(packed),
-            _address(self._seed), _address(found),
+            _address(slots), len(slots) - 1, _address(self._keys), self._keys.itemsize, text, _address(starts), _address(stops),
+            len(starts), _address(self._seed), _address(found),
         )  # fmt: skip
         return found
 
