@@ -18,12 +18,16 @@ _TIMES = ("event_timestamp", "content_known_at", "source_version")
 
 def pointers(label_file: Path, feature_file: Path, pool: ThreadPoolExecutor, threads: int) -> np.ndarray:
     """(labels,) the feature row of each label, -1: none."""
+    log = np.empty((4, _open(feature_file).metadata.num_rows), np.int64)
+    cuts = _spans(_open(feature_file).num_row_groups, threads)
+    # Only ids of the log need the labels' ids; its times are read meanwhile.
+    begun = [pool.submit(_read_times, feature_file, groups, log) for groups in cuts]
     labels = _open(label_file).read(columns=["item_id", "event_timestamp"])
     label_ids = labels["item_id"].combine_chunks().dictionary_encode()
     items = Ids.of([label_ids.dictionary])
-    log = np.empty((4, _open(feature_file).metadata.num_rows), np.int64)
-    cuts = _spans(_open(feature_file).num_row_groups, threads)
-    list(pool.map(lambda groups: _read_log(feature_file, groups, items, log), cuts))
+    list(pool.map(lambda groups: _read_ids(feature_file, groups, items, log), cuts))
+    for read in begun:
+        read.result()
     item, eligible, version, event = log
     steps = Steps.of(item, len(items) + 1, eligible, [version, event], np.ones(len(item), bool), threads=threads)
     asked, times = items.rows(label_ids), _int64(labels["event_timestamp"])
@@ -31,21 +35,31 @@ def pointers(label_file: Path, feature_file: Path, pool: ThreadPoolExecutor, thr
     return np.concatenate([rows.result() for rows in found])
 
 
-def _read_log(path, groups, items, log):
-    """Item rows, when each row counts, and its write order, of some row groups, into their columns of `log`."""
+def _read_times(path, groups, log):
+    """When each row of some row groups counts, and its write order, into their columns of `log`."""
     file = _open(path)
-    numbers = range(file.num_row_groups)[groups]
-    first = sum(file.metadata.row_group(n).num_rows for n in range(numbers.start))
-    at = first
-    for number in numbers:
+    at, _ = _rows_of(file, groups)
+    for number in range(file.num_row_groups)[groups]:
         part = file.read_row_group(number, columns=list(_TIMES), use_threads=False)
         event, known, version = (_int64(part[name]) for name in _TIMES)
         span = slice(at, at := at + part.num_rows)
         np.maximum(event, known, out=log[1, span])
         log[2, span], log[3, span] = version, event
+
+
+def _read_ids(path, groups, items, log):
+    """Item rows; items without a label are as one that nobody asks for."""
+    file = _open(path)
+    first, last = _rows_of(file, groups)
+    numbers = range(file.num_row_groups)[groups]
     item = items.rows(file.read_row_groups(numbers, columns=["item_id"], use_threads=False)["item_id"])
-    # Items without a label are as one that nobody asks for.
-    log[0, first:at] = np.where(item < 0, len(items), item)
+    log[0, first:last] = np.where(item < 0, len(items), item)
+
+
+def _rows_of(file, groups):
+    sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    first = sum(sizes[: groups.start])
+    return first, first + sum(sizes[groups])
 
 
 def _open(path):
