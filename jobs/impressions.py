@@ -56,7 +56,7 @@ def _run(args: argparse.Namespace) -> Exit:
         for shown in log.read():
             out.add(shown, credit.labels(shown), args.until - args.within)
     what = "would be written" if args.dry_run else str(args.out)
-    say(f"impressions: {out.rows:,} of {log.counts['requests']:,} requests, {out.positives:,} of them 1: {what}")
+    say(f"impressions: {out.rows:,} from {log.counts['requests']:,} requests, {out.positives:,} labelled 1: {what}")
     say(f"left out: {out.young:,} whose window ends after --until, {log.counts['repeated']:,} repeated within their request")
     say(f"left out: {log.counts['again']:,} requests repeated later: nobody saw what they were given")
     say(f"behaviours: {credit.credited:,} of {len(credit):,} follow a served item, {turned_away:,} input rows rejected")

@@ -67,7 +67,7 @@ class Site:
         checks = {**store_checks(parts.client, parts.live), **parts.checks}
         self._readiness = Readiness(checks, seconds=limits.serving_seconds)
         pages = Pages(parts, self._gate, self._slow, self._readiness)
-        routes = openapi.router(pages, limits, tokens=parts.tokens.needed())
+        routes = openapi.router(pages, limits, tokens=parts.tokens.needed(), local=parts.local)
         self.app = _app(parts, routes, console, open_pages, {openapi.FEATURES: pages.features, openapi.PREFETCH: pages.prefetch})
 
     def close(self) -> None:

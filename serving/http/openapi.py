@@ -28,8 +28,9 @@ _VECTORS: Final = {"type": "array", "items": {"anyOf": [_NUMBERS, {"type": "null
 _ANY_BODY: Final = (400, 401, 406, 408, 413, 415, 422, 500, 503)
 
 
-def router(pages: Pages, limits: Settings, *, tokens: bool) -> APIRouter:
-    """All routes but the console's; `tokens`: whether a caller needs one."""
+def router(pages: Pages, limits: Settings, *, tokens: bool, local: bool) -> APIRouter:
+    """All routes but the console's; `tokens`: whether a caller needs one; `local`: only this machine is answered."""
+    elsewhere = (421,) if local else ()
     secured: dict[str, Any] = {"security": [{_SCHEME: []}]} if tokens else {}
     made = APIRouter()
     many = {"type": "array", "items": _ID, "maxItems": limits.serving_max_candidates}
@@ -58,12 +59,12 @@ def router(pages: Pages, limits: Settings, *, tokens: bool) -> APIRouter:
         ("/v1/sequence", pages.sequence, _body(sequence), _table(_SEQUENCE, _SERVED), (404, 409, 504)),
     ):
         extra = {"requestBody": body, **secured}
-        responses = answer | _problems(*_ANY_BODY, *errors)
+        responses = answer | _problems(*_ANY_BODY, *errors, *elsewhere)
         _add(made, path, page, "POST", responses, extra)
     text = {200: {"description": "ok", "content": {"text/plain": {"schema": {"type": "string"}}}}}
-    _add(made, "/healthz", pages.healthz, "GET", text, {})
-    _add(made, "/readyz", pages.readyz, "GET", text | _problems(503), {})
-    _add(made, "/metrics", pages.metrics, "GET", text | _problems(401), secured)
+    _add(made, "/healthz", pages.healthz, "GET", text | _problems(*elsewhere), {})
+    _add(made, "/readyz", pages.readyz, "GET", text | _problems(503, *elsewhere), {})
+    _add(made, "/metrics", pages.metrics, "GET", text | _problems(401, *elsewhere), secured)
     return made
 
 

@@ -44,7 +44,7 @@ def test_logged_requests_become_a_training_set_with_the_counts_that_were_served(
     found = home / "impressions.parquet"
     flags = ["--log", str(home / "log"), "--actions", "click", "--within", "15s", "--until", until, "--out", str(found)]
     assert impressions.main([*files, *flags]) == 0
-    assert "24 of 8 requests, 8 of them 1" in capsys.readouterr().out
+    assert "24 from 8 requests, 8 labelled 1" in capsys.readouterr().out
     out = home / "set"
     assert training_set.main([*files, "--impressions", str(found), "--spec", "moon_v1_n10_l3_drop", "--out", str(out)]) == 0
     made, rows = read_training_set(out), pq.read_table(found).to_pylist()

@@ -40,3 +40,13 @@ def test_other_names_are_refused_where_only_this_machine_is_answered(tmp_path):
         assert http.get("/healthz", headers={"Host": "localhost:8080"}).status_code == 200
         assert http.get("/healthz", headers=[("Host", "localhost"), ("Host", "evil.example")]).status_code == 421
         assert TestClient(Site(Parts(client, live)).app).get("/healthz").status_code == 200
+
+
+def test_the_document_says_so(tmp_path):
+    client, live = opened(tmp_path)
+    with client:
+        for local in (True, False):
+            http = TestClient(Site(Parts(client, live, local=local)).app)
+            paths = http.get("/openapi.json", headers={"Host": "localhost"}).json()["paths"]
+            answers = [method["responses"] for page in paths.values() for method in page.values()]
+            assert len(answers) >= 7 and all(("421" in each) == local for each in answers)
