@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moontide.errors import Transient
 from moontide.order import KEY_BYTES
 from moontide.settings import Settings
 from moontide.stores import vector_index
@@ -109,15 +110,20 @@ def _load(sites, site):
     with contextlib.closing(store):
         ids = [values.item_id(n) for n in (*range(values.ITEMS), *range(values.OLD, values.OLD + values.LENGTH))]
         vectors = store.read_embeddings(values.SPACE, ids)
-        while True:
-            try:
-                index = vector_index(Settings(index_uri=f"http://127.0.0.1:{sites.index_port}"))
-            except Exception:  # noqa: BLE001 - until it is up
-                assert time.monotonic() < ends, "the index server did not start"
-                time.sleep(0.2)
-                continue
-            with contextlib.closing(index):
-                index.ensure(values.SPACE)
-                index.upsert(values.SPACE, vectors, [b"0" * KEY_BYTES] * len(ids))
-                index.flush(values.SPACE)
-            return
+        while not _filled(sites, vectors, len(ids)):
+            assert time.monotonic() < ends, "the index server did not start"
+            time.sleep(0.2)
+
+
+def _filled(sites, vectors, count):
+    """Whether the server took them all; a client may find it gone at the first call, or already when it connects."""
+    try:
+        index = vector_index(Settings(index_uri=f"http://127.0.0.1:{sites.index_port}"))
+    except Exception:  # noqa: BLE001 - until it is up
+        return False
+    with contextlib.closing(index), contextlib.suppress(Transient):
+        index.ensure(values.SPACE)
+        index.upsert(values.SPACE, vectors, [b"0" * KEY_BYTES] * count)
+        index.flush(values.SPACE)
+        return True
+    return False
