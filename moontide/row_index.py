@@ -1,6 +1,6 @@
 """From ids to rows: in machine code where it was built (``native/rows.c``), else a dictionary (B ids).
 
-Keys are bytes of one width, NUL-padded, each once; a row keeps its key for ever, and rows are only ever added.
+Keys are bytes of one width, NUL-padded, each once, none ending in NUL. A row keeps its key for ever; rows are only ever added.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class RowIndex(Protocol):
     """Which row holds an id. One thread adds, any number look up meanwhile.
 
     Attributes:
-        rows: how many are in it.
+        rows: how many are in it, to whoever looks up from now on. A look-up may find some of those that are being added, too:
+            who needs all of a batch to be of one moment takes rows from here on as not found.
     """
 
     rows: int
@@ -89,7 +90,7 @@ class Library:
 
 
 class NativeRows:
-    """`RowIndex` in machine code: 8 to 16 bytes an id, and twice that for a moment when it grows.
+    """`RowIndex` in machine code: 16 to 32 bytes an id, and half as much again for a moment when it grows.
 
     Args:
         library: the machine code.

@@ -29,10 +29,14 @@ static uint64_t hash(const uint8_t *id, int64_t size, const uint64_t seed[2])
     return folded(state ^ seed[1], seed[0]);
 }
 
-/* An id that ends in NUL is none: it is not the key that it would be equal to but for the padding. */
+/* An id may hold a NUL; one that ends in NUL is none, for it would be equal to a key but for the padding. */
 static int equal(const uint8_t *key, int64_t width, const uint8_t *id, int64_t size)
 {
-    return !memcmp(key, id, (size_t)size) && (size == width || !key[size]) && (!size || id[size - 1]);
+    if (memcmp(key, id, (size_t)size) || (size && !id[size - 1]))
+        return 0;
+    while (size < width && !key[size])
+        size++;
+    return size == width;
 }
 
 EXPORT int moontide_rows_abi(void)
@@ -46,8 +50,10 @@ EXPORT void moontide_rows_add(uint64_t *slots, uint64_t mask, const uint8_t *key
 {
     for (int64_t row = first; row < last; row++) {
         const uint8_t *key = keys + row * width;
-        const uint8_t *end = memchr(key, 0, (size_t)width);
-        uint64_t h = hash(key, end ? end - key : width, seed), at = h & mask;
+        int64_t size = width;
+        while (size && !key[size - 1])
+            size--;
+        uint64_t h = hash(key, size, seed), at = h & mask;
         while (slots[at])
             at = (at + 1) & mask;
         __atomic_store_n(slots + at, (h & TAG) | (uint64_t)(row + 1), __ATOMIC_RELEASE);

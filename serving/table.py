@@ -91,10 +91,14 @@ class VectorTable:
         self._sequence = self._heads["sequence"]
         self._published = file.parts.header["rows"]
 
-    def locate(self, ids: Ids) -> Keys:
-        """(B,) the row of each id, -1 where it has none."""
+    def locate(self, *ids: Ids) -> Keys:
+        """(B,) the row of each id of all batches end to end, as of one moment; -1 where it has none."""
         self._catch_up()
-        return self._index.find(ids)
+        # Rows that come in meanwhile are left out: of two equal ids one would be found and one not.
+        known = self._index.rows
+        rows = np.concatenate([self._index.find(part) for part in ids])
+        rows[rows >= known] = -1
+        return rows
 
     def copy(self, rows: Keys) -> tuple[Embeddings, NDArray[np.bool_]]:
         """(B, D) vectors of rows 0 and up, and (B,) whether each is one whole version; those that are not are not present."""
@@ -190,7 +194,7 @@ class VectorTables:
         if table is None or not table.file.parts.header["rows"][0]:
             reads.store += total
             return self._fallback.read_keyed(space, *ids)
-        keys = np.concatenate([table.locate(part) for part in ids])
+        keys = table.locate(*ids)
         unknown = keys < 0
         found, whole = table.copy(np.maximum(keys, 0))
         elsewhere = np.flatnonzero(unknown | ~whole)

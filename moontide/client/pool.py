@@ -40,7 +40,8 @@ class _Connection(http.client.HTTPConnection):
         """Send a POST over an open connection."""
         self._pieces = []
         self.request("POST", path, body, dict(headers))
-        super().send(b"".join(self._pieces))
+        whole, self._pieces = b"".join(self._pieces), []
+        super().send(whole)
 
     def send(self, data: bytes) -> None:  # type: ignore[override]
         """What the library would send on its own."""

@@ -151,8 +151,8 @@ def entity_of(view: ViewSpec, key: bytes) -> EntityId:
 
 def entity_columns(view: ViewSpec, ids: Sequence[EntityId]) -> dict[str, pa.Array]:
     """The join-key columns of the entities asked for, of the view's types."""
-    if len(view.entities) == 1 and ids and isinstance(ids[0], str):
-        parts: Iterable[Sequence[object]] = ([i if isinstance(i, str) else i[0] for i in ids],)
+    if len(view.entities) == 1 and {*map(type, ids)} <= {str}:
+        parts: Iterable[Sequence[object]] = (ids,)
     else:
         parts = zip(*((i,) if isinstance(i, str) else i for i in ids), strict=True) if ids else ((),) * len(view.entities)
     columns = {}

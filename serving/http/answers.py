@@ -22,14 +22,21 @@ def encoded(table: pa.Table, media: str) -> bytes | memoryview:
 
 def to_arrow(table: pa.Table) -> memoryview:
     """One Arrow IPC stream, written into memory of its size: a buffer that grows copies all of it again and again."""
-    batches = table.to_batches()
-    size = table.schema.serialize().size + sum(map(pa.ipc.get_record_batch_size, batches))
+    if any(pa.types.is_dictionary(field.type) for field in table.schema):
+        # The size of a batch does not count its dictionaries.
+        grown = pa.BufferOutputStream()
+        _write(grown, table)
+        return memoryview(grown.getvalue())
+    size = table.schema.serialize().size + sum(map(pa.ipc.get_record_batch_size, table.to_batches()))
     buffer = pa.allocate_buffer(size + _END_BYTES)
     with pa.FixedSizeBufferWriter(buffer) as sink:
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
+        _write(sink, table)
         return memoryview(buffer)[: sink.tell()]
+
+
+def _write(sink: Any, table: pa.Table) -> None:
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
 
 
 def to_json(table: pa.Table) -> bytes:

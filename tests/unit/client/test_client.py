@@ -14,6 +14,7 @@ import pytest
 
 from moontide import Misconfigured, Poison, SpaceMismatch, Transient
 from moontide.client import AsyncClient, Client, Patience, Unavailable
+from moontide.client.pool import _Connection
 
 pytestmark = pytest.mark.unit
 ARROW = "application/vnd.apache.arrow.stream"
@@ -322,3 +323,20 @@ def test_a_token_that_fits_in_no_header_is_refused_and_not_shown(connect, token)
     with pytest.raises(Misconfigured) as caught:
         connect("http://127.0.0.1:1", token=token)
     assert "Evil" not in str(caught.value)
+
+
+@pytest.mark.parametrize("body", [b"", b"body", b"x" * 300_000])
+def test_a_request_leaves_in_one_piece_and_nothing_of_it_is_kept(body):
+    class Socket:
+        sent = []
+
+        def sendall(self, data):
+            self.sent.append(bytes(data))
+
+    connection = _Connection("localhost", 1)
+    connection.sock = Socket()
+    connection.post("/p", {"content-type": "x/y"}, body)
+    (whole,) = Socket.sent
+    head, _, rest = whole.partition(b"\r\n\r\n")
+    assert rest == body and head.startswith(b"POST /p HTTP/1.1\r\n") and f"Content-Length: {len(body)}".encode() in head
+    assert connection._pieces == []

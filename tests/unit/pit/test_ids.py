@@ -10,7 +10,8 @@ from moontide.pit import ids as ids_module
 from moontide.pit.ids import Ids
 
 pytestmark = pytest.mark.unit
-WORDS = st.lists(st.one_of(st.none(), st.text("ab:.ü", max_size=4)), max_size=30)
+#: Two texts joined by NUL are looked up as one; numpy cannot hold one that ends in it.
+WORDS = st.lists(st.one_of(st.none(), st.text("ab:.ü\0", max_size=4).filter(lambda w: w[-1:] != "\0")), max_size=30)
 
 
 @pytest.mark.parametrize("native", [True, False])

@@ -75,7 +75,8 @@ def test_an_arrow_answer_is_one_whole_stream(rows):
     columns = {"item_id": [f"i{n}" for n in range(rows)], "price": [None if n % 3 else n / 7 for n in range(rows)]}
     schema = pa.schema([("item_id", pa.string()), ("price", pa.float32())], metadata={"service": "s"})
     table = pa.table(columns, schema=schema)
-    for given in (table, pa.concat_tables([table, table]), table.slice(rows // 2)):
+    coded = table.set_column(0, "item_id", table["item_id"].dictionary_encode())
+    for given in (table, coded, pa.concat_tables([table, table]), table.slice(rows // 2)):
         stream = encoded(given, ARROW)
         assert pa.ipc.open_stream(stream).read_all().combine_chunks().equals(given.combine_chunks(), check_metadata=True)
         assert bytes(stream[-8:]) == b"\xff\xff\xff\xff\0\0\0\0"

@@ -108,6 +108,40 @@ def test_it_equals_a_dictionary_under_any_writes(tmp_path_factory, index, batche
     table.close()
 
 
+@pytest.mark.parametrize("rows", [rows_over, DictionaryRows])
+def test_an_item_that_comes_in_between_two_batches_is_in_neither_or_both(writer, tmp_path, rows):
+    """Else an item would count itself: its candidate and its behaviour would have two keys."""
+
+    class Late:
+        """An index that takes in another row after it was asked for its first batch."""
+
+        def __init__(self, keys):
+            self._index = rows(keys)
+            self.find_first = True
+
+        @property
+        def rows(self):
+            return self._index.rows
+
+        def add(self, last):
+            self._index.add(last)
+
+        def find(self, ids):
+            found = self._index.find(ids)
+            if self.find_first and self._index.rows:
+                self.find_first = False
+                writer.upsert(vectors_of(["new"], [5]), orders_of([5]))
+                self._index.add(self._index.rows + 1)
+            return found
+
+    writer.upsert(vectors_of(["a"], [3]), orders_of([3]))
+    tables = VectorTables(tmp_path, Nothing(), clock=clock, index=Late)
+    _, keys = tables.read_keyed(SPACE, ["a", "new"], PackedIds.of(["new", "a"]))
+    assert keys[0] == keys[3] >= 0 and keys[1] == keys[2] < 0
+    found, keys = tables.read_keyed(SPACE, ["a", "new"], ["new"])
+    assert found.present.all() and keys.tolist() == [0, 1, 1]
+
+
 def test_nothing_and_one(writer, tables):
     assert writer.upsert(vectors_of([], []), []) == 0 and len(tables.read(SPACE, [])) == 0
     assert writer.upsert(vectors_of(["a"], [3]), orders_of([3])) == 1
