@@ -122,7 +122,7 @@ def test_the_rule_by_example(tmp_path, capsys):
     found = {(r["request_id"], r["item_id"]): r["label"] for r in rows}
     assert (code, found) == (0, {("r1", "a"): 0.0, ("r1", "b"): 1.0, ("r0", "a"): 1.0})
     said = capsys.readouterr().out
-    assert "3 of 3 requests, 2 of them 1" in said and "1 whose window ends after --until, 1 repeated" in said
+    assert "3 from 3 requests, 2 labelled 1" in said and "1 whose window ends after --until, 1 repeated" in said
     assert "behaviours: 2 of 3 follow a served item" in said
 
 
@@ -135,7 +135,7 @@ def test_of_a_request_that_came_again_only_the_last_was_seen(tmp_path, capsys):
         ("u", 5 * SECOND, "a", 1.0), ("u", 5 * SECOND, "b", 0.0), ("v", SECOND, "a", 0.0), ("v", SECOND, "b", 0.0),
         ("u", 4 * SECOND, "a", 0.0),
     ]  # fmt: skip
-    assert "5 of 3 requests" in (said := capsys.readouterr().out) and "1 requests repeated later" in said
+    assert "5 from 3 requests" in (said := capsys.readouterr().out) and "1 requests repeated later" in said
 
 
 def test_requests_stay_together_and_what_a_set_needs_is_there(tmp_path):
@@ -166,7 +166,7 @@ def test_what_cannot_be_used_is_rejected_and_the_rest_is_written(tmp_path):
 def test_a_dry_run_writes_nothing_and_wrong_files_fail(tmp_path, capsys):
     files = [[("r", "u", 1, ["a"])]]
     code, rows = run(tmp_path, files, [("u", "a", "click", 2)], 30, "--dry-run")
-    assert (code, rows) == (0, None) and "1 of 1 requests, 1 of them 1: would be written" in capsys.readouterr().out
+    assert (code, rows) == (0, None) and "1 from 1 requests, 1 labelled 1: would be written" in capsys.readouterr().out
     assert run(tmp_path, files, [], 30, "--out", str(tmp_path))[0] == 1
     assert "expected a Parquet file to write, got a folder" in capsys.readouterr().err
     assert run(tmp_path, files, [], 30, "--log", str(tmp_path / "behaviours.parquet"))[0] == 1
