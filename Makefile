@@ -17,8 +17,10 @@ DEMO_OUT ?= build/demo
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 # DuckDB's binding lists its own leaked objects at interpreter exit: a hundred lines after the summary.
-QUIET_EXIT := 2> >(grep --line-buffered -vE '^(nanobind:| - (leaked|\.\.\. skipped)|See https://nanobind)' >&2)
+NANOBIND := '^(nanobind:| - (leaked|\.\.\. skipped)|See https://nanobind)'
+QUIET_EXIT := 2> >(grep --line-buffered -vE $(NANOBIND) >&2)
 LEVELS := $(wildcard $(addprefix tests/,unit golden architecture contract parity integration e2e faults))
+BESIDE := $(filter tests/integration tests/e2e,$(LEVELS))
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
 .PHONY: help setup setup-dev java redis chromium kafka kafka-stop lock lint types layers unit contract architecture integration test test-faults demo bench bench-serving train-small ranking spark-zip clean
@@ -83,8 +85,11 @@ test-faults: setup-dev ## every fault of the consumer at full size, three seeds 
 	$(BIN)/python tests/faults/stream/run.py --seeds 3 --out docs/fault-report.md
 	$(BIN)/python -m tests.faults.serving.run --out docs/fault-report.md
 
-test: setup-dev lint types layers ## every check and every test, the cheap ones first
-	$(PYTEST) -q $(LEVELS) $(PYTEST_ARGS) $(QUIET_EXIT)
+# Half of the time of the levels with services is waiting for them, so they run beside the others; what they say comes after.
+test: setup-dev lint types layers ## every check and every test
+	@mkdir -p build; $(PYTEST) -q $(BESIDE) $(PYTEST_ARGS) > build/test-beside.log 2>&1 & beside=$$!; failed=0; \
+	$(PYTEST) -q $(filter-out $(BESIDE),$(LEVELS)) $(PYTEST_ARGS) $(QUIET_EXIT) || failed=$$?; \
+	wait $$beside || failed=$$?; grep -vE $(NANOBIND) build/test-beside.log; exit $$failed
 
 demo: setup ## the main job on the shipped data, then Kafka and the consumer; ends with a table and build/demo/report.html
 	$(BIN)/moontide demo --out $(DEMO_OUT)
