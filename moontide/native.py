@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,22 @@ class _Side(ctypes.Structure):
     )
 
 
+def functions(path: Path, prefix: str, names: Sequence[str], *, abi: int) -> list[Any]:
+    """Functions of a shared object, whose ``<prefix>abi`` says which interface they have.
+
+    Raises:
+        OSError: it does not load, lacks a function, or has another ABI number.
+    """
+    library = ctypes.CDLL(str(path))
+    try:
+        said, *found = (getattr(library, prefix + name) for name in ("abi", *names))
+    except AttributeError as error:
+        raise OSError(f"{path}: {error}") from error
+    if said() != abi:
+        raise OSError(f"{path}: expected ABI {abi}, got {said()}; build it again")
+    return found
+
+
 class Library:
     """A loaded library.
 
@@ -63,15 +80,7 @@ class Library:
     """
 
     def __init__(self, path: Path) -> None:
-        self._library = ctypes.CDLL(str(path))
-        try:
-            abi, self._has, self._scratch, self._run = (
-                getattr(self._library, f"moontide_tiers_{name}") for name in ("abi", "has", "scratch", "count")
-            )
-        except AttributeError as error:
-            raise OSError(f"{path}: {error}") from error
-        if abi() != ABI:
-            raise OSError(f"{path}: expected ABI {ABI}, got {abi()}; build it again")
+        self._has, self._scratch, self._run = functions(path, "moontide_tiers_", ("has", "scratch", "count"), abi=ABI)
         self._scratch.argtypes, self._scratch.restype = (ctypes.c_int, ctypes.c_int64), ctypes.c_int64
         side, long, pointer = ctypes.POINTER(_Side), ctypes.c_int64, ctypes.c_void_p
         self._run.argtypes = (side, side, long, long, long, ctypes.c_int, long, long, pointer, pointer, pointer)
@@ -95,7 +104,7 @@ class Library:
         requests = len(left.offsets) - 1
 
         def fill(begin: int, end: int) -> None:
-            scratch, to = self._memory(level, dim), (_address(counts), _address(missing))
+            scratch, to = self._memory(level, dim), (address(counts), address(missing))
             if self._run(ours, theirs, requests, dim, tiers, level, begin, end, scratch, *to):
                 raise ValueError(f"the native kernel counts no {tiers} tiers of {dim} dims")
 
@@ -112,7 +121,7 @@ class Library:
         if getattr(self._local, "shape", None) != (level, dim):
             self._local.memory = np.empty(self._scratch(level, dim), np.uint8)
             self._local.shape = (level, dim)
-        return _address(self._local.memory)
+        return address(self._local.memory)
 
 
 def library_path(name: str = "_tiers") -> Path | None:
@@ -185,10 +194,11 @@ def _pointers(side: Side, held: list[NDArray[np.generic]]) -> _Side:
     columns = [np.ascontiguousarray(c) for c in (side.inv_norm, side.present, side.rows, side.offsets)]
     keys = None if side.keys is None else np.ascontiguousarray(side.keys)
     held += [codes, *columns] + ([] if keys is None else [keys])
-    return _Side(_address(codes), codes.strides[0], *map(_address, columns), keys if keys is None else _address(keys))
+    return _Side(address(codes), codes.strides[0], *map(address, columns), keys if keys is None else address(keys))
 
 
-def _address(values: NDArray[np.generic]) -> int:
+def address(values: NDArray[np.generic]) -> int:
+    """Where its memory begins."""
     return int(values.__array_interface__["data"][0])
 
 

@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moontide.native import library_path
+from moontide.native import address, functions, library_path
 from moontide.packed_ids import PackedIds
 
 _log = logging.getLogger(__name__)
@@ -76,13 +76,7 @@ class Library:
     """
 
     def __init__(self, path: Path) -> None:
-        library = ctypes.CDLL(str(path))
-        try:
-            abi, self.add, self.find = (getattr(library, f"moontide_rows_{name}") for name in ("abi", "add", "find"))
-        except AttributeError as error:
-            raise OSError(f"{path}: {error}") from error
-        if abi() != ABI:
-            raise OSError(f"{path}: expected ABI {ABI}, got {abi()}; build it again")
+        self.add, self.find = functions(path, "moontide_rows_", ("add", "find"), abi=ABI)
         pointer, long, mask = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
         self.add.argtypes = (pointer, mask, pointer, long, long, long, pointer)
         self.find.argtypes = (pointer, mask, pointer, long, pointer, pointer, pointer, long, pointer, pointer)
@@ -111,7 +105,7 @@ class NativeRows:
         if 2 * last > len(slots):
             slots, first = np.zeros(1 << (2 * last - 1).bit_length(), np.uint64), 0
         self._library.add(
-            _address(slots), len(slots) - 1, _address(self._keys), self._keys.itemsize, first, last, _address(self._seed)
+            address(slots), len(slots) - 1, address(self._keys), self._keys.itemsize, first, last, address(self._seed)
         )
         self._slots, self.rows = slots, last
 
@@ -125,8 +119,8 @@ class NativeRows:
         slots, found = self._slots, np.empty(len(starts), np.int64)
         starts, stops = np.ascontiguousarray(starts, np.int64), np.ascontiguousarray(stops, np.int64)
         self._library.find(
-            _address(slots), len(slots) - 1, _address(self._keys), self._keys.itemsize, text, _address(starts), _address(stops),
-            len(starts), _address(self._seed), _address(found),
+            address(slots), len(slots) - 1, address(self._keys), self._keys.itemsize, text, address(starts), address(stops),
+            len(starts), address(self._seed), address(found),
         )  # fmt: skip
         return found
 
@@ -164,10 +158,6 @@ def picked(parts: Iterable[Ids], rows: Rows) -> list[str]:
 def texts(keys: NDArray[np.bytes_]) -> list[str]:
     """The ids of keys."""
     return [key.decode("ascii") for key in keys.tolist()]
-
-
-def _address(values: NDArray[Any]) -> int:
-    return int(values.__array_interface__["data"][0])
 
 
 LIBRARY: Final = loaded(library_path("_rows"))
