@@ -7,8 +7,6 @@ was acknowledged before is recovered, and nothing is ever written behind a torn 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,12 +19,12 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import ConnectionConfigException, MilvusException
 
 from moontide.errors import Misconfigured, MoontideError, Transient
+from moontide.stores.index_lite import clear_derived, is_derived, is_owned
 from moontide.stores.offline_files import fsync
 
 T = TypeVar("T")
 NOT_FOUND: Final = 100
 _LITE_SUFFIX: Final = ".db"
-_LITE_LOCK: Final = "LOCK"
 _FAILURES: Final = (MilvusException, RpcError)
 #: Not let in: gRPC's words for it, and Milvus' (not authenticated, not permitted; before 2.3: permission denied).
 _REFUSED: Final = (StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED, 1_400, 1_401)
@@ -125,7 +123,8 @@ class MilvusConnection:
         if self.path is None:
             return
         folder = self.path / "collections" / collection
-        for entry in [self.path.parent, self.path, folder.parent, folder, *folder.rglob("*")]:
+        below = (entry for entry in folder.rglob("*") if not is_derived(entry))
+        for entry in [self.path.parent, self.path, folder.parent, folder, *below]:
             with suppress(FileNotFoundError):  # folded away in the background
                 stat = entry.stat()
                 state = (stat.st_mtime_ns, stat.st_size)
@@ -169,11 +168,13 @@ class MilvusConnection:
                 f"index {self.path}: expected a folder that can be written, got: {error}; set MOONTIDE_HOME or MOONTIDE_INDEX_URI"
             ) from error
         # After a failed read the file is still open here, and its lock is our own.
-        if not self._owns and _locked(self.path / _LITE_LOCK):
-            raise Misconfigured(
-                f"index {self.path}: expected to own it, got a file that another process has open (milvus-lite has one owner); "
-                f"stop it, or share it: `milvus-lite server --host 127.0.0.1 --data-dir {self.path}`, MOONTIDE_INDEX_URI=http://127.0.0.1:19530"
-            )
+        if not self._owns:
+            if is_owned(self.path):
+                raise Misconfigured(
+                    f"index {self.path}: expected to own it, got a file that another process has open (milvus-lite has one "
+                    f"owner); stop it, or share it: `milvus-lite server --host 127.0.0.1 --data-dir {self.path}`, MOONTIDE_INDEX_URI=http://127.0.0.1:19530"
+                )
+            clear_derived(self.path)
         self._owns = True
         try:
             return self._dial(str(self.path))
@@ -236,20 +237,6 @@ def _where(uri: str) -> str:
 def _credentials(uri: str) -> str:
     """The password in an address, as it is written there; empty where there is none."""
     return uri.partition("://")[2].rpartition("@")[0].partition(":")[2]
-
-
-def _locked(lock: Path) -> bool:
-    try:
-        handle = os.open(lock, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def _code(error: Any) -> object:
