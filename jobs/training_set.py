@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -78,7 +78,7 @@ def _run(args: argparse.Namespace) -> Exit:
     finally:
         rejected = rejects.close()
         shutil.rmtree(out.part, ignore_errors=True)
-    _report(counted, rejected, out.path)
+    _report(counted, inputs, rejected, out.path)
     return Exit.REJECTED if rejected else Exit.DONE
 
 
@@ -175,15 +175,25 @@ def _dry_run(args: argparse.Namespace, spec: Spec | None) -> Exit:
         labels, behaviours = count_rejects(inputs, now_us())
         what = "no vectors" if spec is None else spec[0].spec_id
         good = inputs.labels.rows - labels
-        say(f"training set: would join {good:,} labels with {what}; {labels + behaviours:,} input rows would be rejected")
+        turned_away = f"{labels + behaviours:,} input rows would be rejected{_left_out(inputs.facts)}"
+        say(f"training set: would join {good:,} labels with {what}; {turned_away}")
         return Exit.REJECTED if labels + behaviours else Exit.DONE
 
 
-def _report(counted: dict[str, Any], rejected: int, path: Path) -> None:
+def _report(counted: dict[str, Any], inputs: Inputs, rejected: int, path: Path) -> None:
     coverage = counted["coverage"]["impressions"]
     known = "" if coverage is None else f", {100 * coverage:.1f} % with a vector"
     said = f"{counted['rows']:,} labels of {counted['requests']:,} requests{known}, {rejected:,} input rows rejected"
-    say(f"training set: {said}: {path}")
+    say(f"training set: {said}{_left_out(inputs.facts)}: {path}")
+
+
+def _left_out(facts: Mapping[str, Any]) -> str:
+    """Sales that were not read and purchases that became no label, by reason; nothing where there are none."""
+    said = ""
+    for kind, what in (("sales_left_out", "sales not read"), ("positives_left_out", "purchases not labelled")):
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in facts.get(kind, {}).items() if count)
+        said += f"; {what}: {counts}" if counts else ""
+    return said
 
 
 def _flat(days: Sequence[int], length: int) -> Flat:

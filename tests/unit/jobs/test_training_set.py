@@ -269,7 +269,7 @@ def test_a_label_that_is_lost_or_there_twice_fails_the_job(site, capsys, monkeyp
     assert not (site / "out").exists()
 
 
-def test_purchases_with_drawn_negatives_are_the_set_that_is_made_in_memory(tmp_path):
+def test_purchases_with_drawn_negatives_are_the_set_that_is_made_in_memory(tmp_path, capsys):
     write_shop(tmp_path / "shop", seed=3, baskets=120)
     flags = ["--variant", "all", "--negatives", "2", "--window-days", "20", "--seed", "5", "--length", "4"]
     (tmp_path / "spaces.toml").write_text("")
@@ -279,6 +279,9 @@ def test_purchases_with_drawn_negatives_are_the_set_that_is_made_in_memory(tmp_p
     assert code == 0
     got = read_training_set(tmp_path / "out")
     made = read_purchases(tmp_path / "shop")
+    said = capsys.readouterr().out
+    assert all(f"{reason} {count:,}" in said for reason, count in made.left_out.items() if count)
+    assert f"; purchases not labelled: first_days {got.card['input']['positives_left_out']['first_days']:,}" in said
     impressions = make_impressions(made, variant="all", seed=5, ratio=2, window=20 * DAY)
     expected = from_purchases(made, impressions, 4, None)
     assert len(got) == len(expected) > 100
