@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from encoders.arguments import positive
 from encoders.artifact import LAYOUT, Manifest, Preprocessing, require_replaceable, save_artifact
@@ -110,7 +111,9 @@ def run(arguments: argparse.Namespace) -> tuple[EmbeddingSpace, Fit]:
     require_replaceable(arguments.out)
     data = read_data_set(arguments.data, cutoff=arguments.cutoff)
     tokenizer = Tokenizer(TokenizerConfig(buckets=BUCKETS, weights=WeightConfig()), build_term_table())
-    tower, fit = build_tower(data, bought_by_one(data, arguments.cutoff), tokenizer, share=arguments.share, seed=arguments.seed)
+    # One thread: sums in another order are another artifact, and so another space.
+    with threadpool_limits(1):
+        tower, fit = build_tower(data, bought_by_one(data, arguments.cutoff), tokenizer, share=arguments.share, seed=arguments.seed)
     provenance = {
         "trained_here": True, "recipe": "encoders.lexical", "seed": arguments.seed, "share": arguments.share,
         "training_cutoff": arguments.cutoff, "data": [data.source], "sources": [FREQUENCIES],

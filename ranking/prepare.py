@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -10,8 +11,9 @@ from encoders.study.vector_file import read_vectors
 from moontide.embeddings import Embeddings
 from moontide.errors import Misconfigured
 from moontide.pit import layout
-from moontide.pit.impressions import make_impressions
+from moontide.pit.impressions import RATIO, WINDOW, make_impressions
 from moontide.pit.in_memory import from_purchases
+from moontide.pit.purchases import DAY
 from moontide.pit.training_set import TrainingSet, read_training_set
 from ranking.config import ModelConfig, RankingConfig
 from ranking.examples import Examples, make_examples
@@ -47,7 +49,10 @@ def _read(folder: Path, config: RankingConfig, vectors: Embeddings | None, lengt
         )
     purchases = read_purchases(folder)
     impressions = make_impressions(purchases, variant=config.data.variant, seed=DATA_SEED)
-    return from_purchases(purchases, impressions, length, vectors)
+    made = from_purchases(purchases, impressions, length, vectors)
+    left_out = {"sales_left_out": dict(purchases.left_out), "positives_left_out": dict(impressions.left_out)}
+    sampler = {"variant": config.data.variant, "negatives": RATIO, "window_days": WINDOW // DAY, "seed": DATA_SEED}
+    return replace(made, card={"input": {"purchases": folder.name, "sampler": sampler, **left_out}})
 
 
 def prepare(data: TrainingSet, config: RankingConfig, model: ModelConfig, *, length: int) -> Examples:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ranking.data_card import card_of
 from ranking.evaluation import headline
 from ranking.examples import Examples
 from ranking.metrics import paired_difference, user_aucs
@@ -52,41 +52,12 @@ def body(examples: Examples, models: Mapping[str, Sequence[Mapping[str, Any]]], 
     return {
         "format_version": FORMAT_VERSION,
         "settings": dict(settings),
-        "data": card(examples),
+        "data": card_of(examples),
         "users": {"id": [examples.data.user_ids[user] for user in users.user], "impressions": users.impressions.tolist()},
         "models": {name: list(entries) for name, entries in models.items()},
         "differences": differences,
     }
 
 
-def card(examples: Examples) -> dict[str, Any]:
-    """Rows, positives and users of each part, its time range, and what was left out."""
-    part = examples.split
-    parts = {"train": part.train, "validation": part.validation, "test": part.test}
-    return {
-        "items": len(examples.data.item_ids),
-        **examples.data.card,
-        "split": [_iso(moment) for moment in part.times],
-        **{name: _part(examples, rows) for name, rows in parts.items()},
-    }
-
-
 def _aucs(entries: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
     return np.array([entry["user_auc"] for entry in entries], np.float64)
-
-
-def _part(examples: Examples, rows: NDArray[np.int64]) -> dict[str, Any]:
-    requests = examples.data.request[rows]
-    times = examples.data.request_time[requests]
-    return {
-        "impressions": len(rows),
-        "positives": int(examples.data.label[rows].sum()),
-        "users": len(np.unique(examples.users(rows))),
-        "without_history": int((examples.data.known[requests] == 0).sum()),
-        "first": _iso(int(times.min())),
-        "last": _iso(int(times.max())),
-    }
-
-
-def _iso(moment: int) -> str:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=moment)).isoformat()

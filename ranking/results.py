@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from encoders.study.tables import markdown, number, span
 from moontide.errors import Misconfigured, MoontideError
+from moontide.pit.card import shown
+from moontide.pit.layout import read_card
 
 BEGIN: Final = "<!-- results: begin -->"
 END: Final = "<!-- results: end -->"
@@ -76,16 +78,22 @@ def heading(group: Mapping[str, Any]) -> str:
     return f"{about(group)}, L = {group['length']}"
 
 
-def document(body: Mapping[str, Any], plots: Sequence[Path]) -> str:
-    """What stands between the markers: command, tables, plots, data card."""
+def document(body: Mapping[str, Any], plots: Sequence[Path], card: Mapping[str, Any] | None = None) -> str:
+    """What stands between the markers: command, tables, plots, data card.
+
+    Args:
+        body: the comparison.
+        plots: pictures that lie beside the document.
+        card: of the training set; the first run's own where it is None.
+    """
     first = body["groups"][0]
     images = "\n".join(f"![{path.stem.replace('_', ' ')}]({path.name})\n" for path in plots)
-    split = {"days": first["settings"]["split"]} if "split" in first["settings"] else {}
-    about = {"scalars of every model": first["settings"].get("scalars", []), **split, **first["card"]}
-    card = markdown(["", "value"], [[name, _plain(value)] for name, value in _flat(about)])
+    days = [shown(moment) for moment in first["settings"].get("split", ())]
+    about = {"scalars of every model": first["settings"].get("scalars", []), "split": days, **(card or first["card"])}
+    described = markdown(["", "value"], [[name, _plain(value)] for name, value in _flat(about)])
     seeds = len(first["rows"][0]["seeds"])
     how = f"Seeds: {seeds}, paired; {body['draws']} draws of seeds and users; digest of the data `{body['data_digest']}`."
-    return f"```\n{body['command']}\n```\n{how}\n\n{as_markdown(body)}\n{images}\n### Data card\n{card}"
+    return f"```\n{body['command']}\n```\n{how}\n\n{as_markdown(body)}\n{images}\n### Data card\n{described}"
 
 
 def put(text: str, made: str) -> str:
@@ -206,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ranking.results", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--table", type=Path, required=True, help="table.json of ranking.compare")
     parser.add_argument("--document", type=Path, required=True, help=f"Markdown with the lines {BEGIN} and {END}")
+    parser.add_argument("--set", type=Path, metavar="DIR", help="a training set whose card is shown; default: that of the runs")
     arguments = parser.parse_args(argv)
     path: Path = arguments.document
     from ranking.plots import draw_all
@@ -214,8 +223,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         body = json.loads(arguments.table.read_text("utf-8"))
         text = path.read_text("utf-8")
         put(text, "")
+        card = None if arguments.set is None else read_card(arguments.set)
         plots = draw_all(body, path.parent, prefix=f"{path.stem}_")
-        path.write_text(put(text, document(body, plots)), encoding="utf-8")
+        path.write_text(put(text, document(body, plots, card)), encoding="utf-8")
     except (OSError, ValueError, KeyError, MoontideError) as error:
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -21,6 +21,7 @@ from encoders.arguments import positive
 from encoders.training.checkpoint import CheckpointFolder
 from moontide.errors import MoontideError
 from ranking.config import ModelConfig, RankingConfig, load_config
+from ranking.data_card import card_of
 from ranking.evaluation import evaluate, slices_of
 from ranking.fit import Fitted, Say, Trial, fit, score
 from ranking.prepare import prepare, read_data
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace, say: Say, clock: Callable[[], float]) -> 
     fitted = fit(model, trial, config.fit, checkpoints=_checkpoints(arguments, config, chosen))
     rows, logits = _test_rows(trial), score(fitted.model, trial.examples, trial.examples.split.test)
     body = {
-        "settings": _settings(arguments, config, chosen, trial), "card": dict(data.card), "curve": list(fitted.curve),
+        "settings": _settings(arguments, config, chosen, trial), "card": card_of(trial.examples), "curve": list(fitted.curve),
         "make_curve": list(made.curve) if made is not None else [],
         "test": evaluate(rows.label, logits, rows.user, rows.slices), "recalibrated": _recalibrated(trial, fitted, rows, logits),
         "seconds": clock() - started,

@@ -8,6 +8,7 @@ import pytest
 
 from encoders.study.runs import HERE
 from moontide.errors import Misconfigured
+from moontide.pit.layout import write_card
 from ranking import train
 from ranking.compare import main
 from ranking.config import load_config
@@ -270,6 +271,12 @@ def test_the_document_gets_tables_plots_and_card_between_its_markers(shop, capsy
     # Again changes nothing.
     assert write_results(argv) == 0
     assert path.read_text() == text
+    write_card(shop, {"rows": 7, "coverage": {"impressions": 0.5}})
+    assert write_results([*argv, "--set", str(shop)]) == 0
+    assert "| coverage: impressions | 0.5 |" in path.read_text()
+    assert "left out" not in path.read_text()
+    assert write_results([*argv, "--set", str(shop / "out")]) == 1
+    assert "card.json" in capsys.readouterr().err
     path.write_text("no markers\n")
     assert write_results(argv) == 1
     assert "expected one line" in capsys.readouterr().err

@@ -213,6 +213,17 @@ def test_a_tiny_model_end_to_end_twice_the_same(tmp_path, capsys):
     first, again = (read_run(tmp_path / name / "run.json") for name in ("a", "b"))
     assert (first.logits == again.logits).all()
     assert first.body["test"]["whole"]["rows"] == len(first.logits) > 0
+    card = first.body["card"]
+    assert card["test"]["impressions"] == len(first.logits)
+    assert card["test"]["positives"] == first.body["test"]["whole"]["positives"]
+    assert (
+        card["train"]["last"]
+        < card["split"][0]
+        <= card["validation"]["first"]
+        <= card["validation"]["last"]
+        < card["test"]["first"]
+    )
+    assert card["input"]["sampler"] == {"variant": "all", "negatives": 4, "window_days": 30, "seed": 7}
     assert first.body["recalibrated"] == again.body["recalibrated"]
     assert first.body["recalibrated"]["after"]["validation"]["calibration"] == pytest.approx(1.0, abs=1e-9)
     assert first.body["recalibrated"]["before"]["test"]["whole"]["log_loss"] == first.body["test"]["whole"]["log_loss"]
