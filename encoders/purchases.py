@@ -10,18 +10,23 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from encoders.tables import column, read_table, read_text_table
 from encoders.transactions import read_log
 from moontide import schemas
 from moontide.errors import Misconfigured
-from moontide.pit.purchases import Purchases
+from moontide.pit.purchases import DAY, Purchases
 
 USER_COLUMNS: Final = ("user_id", "CustomerID")
+_ZERO_IS_NOBODY: Final = "CustomerID"
 
 
 def read_purchases(folder: Path) -> Purchases:
     """Read ``transactions.parquet`` and ``items.csv``.
+
+    A basket is the sales of one user under one basket id with no more than a day between one and the next; a sale without a
+    basket id is in the basket of its user and time.
 
     Left out: cancellations and returns, rows without a customer, items that are no product or not in ``items.csv``, rows
     without a time, and repeats of (user, item, time), exact duplicates among them.
@@ -30,7 +35,7 @@ def read_purchases(folder: Path) -> Purchases:
         Misconfigured: a file or column is missing, or nothing is left.
     """
     path = folder / "transactions.parquet"
-    log = read_log(folder, None)
+    log = read_log(folder, None, titles=False)
     if log is None:
         raise Misconfigured(f"{path}: expected a log of sales, got no file; see docs/reference/training-data.md")
     table = read_table(path)
@@ -38,7 +43,7 @@ def read_purchases(folder: Path) -> Purchases:
     if not names:
         raise Misconfigured(f"{path}: expected a column of {list(USER_COLUMNS)}, got {list(table.columns)}")
     left_out = {"cancellation": len(table) - len(log)}
-    log = log.assign(user_id=_ids(table[names[0]].loc[log.index]))
+    log = log.assign(user_id=_ids(table[names[0]].loc[log.index], zero_is_nobody=names[0] == _ZERO_IS_NOBODY))
     products = _products(folder)
     for reason in ("no_customer", "no_time", "no_product", "repeat"):
         chosen = log[~_out(log, reason, products)]
@@ -88,8 +93,8 @@ def _out(log: pd.DataFrame, reason: str, products: set[str]) -> pd.Series:
 def _arrays(log: pd.DataFrame, left_out: Mapping[str, int]) -> Purchases:
     user_ids, user = np.unique(log["user_id"].to_numpy(str), return_inverse=True)
     item_ids, item = np.unique(log["item_id"].to_numpy(str), return_inverse=True)
-    basket = log.groupby(["user_id", log["basket_id"].astype(str)], sort=True).ngroup().to_numpy(np.int64)
     time = pd.DatetimeIndex(pd.to_datetime(log["event_timestamp"], utc=True)).as_unit("us").asi8
+    basket = _baskets(user, log["basket_id"], time)
     order = np.lexsort((item, user, time))
     return Purchases(
         user[order].astype(np.int64), item[order].astype(np.int64), basket[order], time[order],
@@ -97,10 +102,26 @@ def _arrays(log: pd.DataFrame, left_out: Mapping[str, int]) -> Purchases:
     )  # fmt: skip
 
 
-def _ids(values: pd.Series) -> pd.Series:
-    """Ids as strings; empty for a missing one, and for a number that stands for none (0 or below)."""
+def _baskets(user: NDArray[np.int64], ids: pd.Series, time: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(P,) number of the basket of each of P sales."""
+    named = ids.astype("string").fillna("").to_numpy(str)
+    unnamed = np.char.strip(named) == ""
+    own_time = np.where(unnamed, time, -1)
+    keys = (own_time, np.unique(np.where(unnamed, "", named), return_inverse=True)[1], user)
+    order = np.lexsort((time, *keys))
+    begins = np.ones(len(order), bool)
+    begins[1:] = np.any([key[order][1:] != key[order][:-1] for key in keys], axis=0)
+    # Counters that start anew give one id to sales of other days.
+    begins[1:] |= np.diff(time[order]) > DAY
+    basket = np.empty(len(order), np.int64)
+    basket[order] = np.cumsum(begins) - 1
+    return basket
+
+
+def _ids(values: pd.Series, *, zero_is_nobody: bool) -> pd.Series:
+    """Ids as strings; empty for a missing one, and for a number of 0 or below where that means nobody."""
     if pd.api.types.is_numeric_dtype(values):
-        known = values.notna() & (values > 0)
+        known = values.notna() & ((values > 0) | (not zero_is_nobody))
         return values.where(known, 0).astype("int64").astype(str).where(known, "")
     return values.astype("string").fillna("").str.strip().astype(str)
 

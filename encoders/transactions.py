@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from encoders.tables import column, read_table
+from encoders.tables import ALIASES, column, read_table
 from moontide.errors import Misconfigured
 
 BASKET_SIZES: Final = range(2, 61)
@@ -26,8 +26,13 @@ class Baskets:
     offsets: NDArray[np.int64]
 
 
-def read_log(folder: Path, cutoff: str | None) -> pd.DataFrame | None:
+def read_log(folder: Path, cutoff: str | None, *, titles: bool = True) -> pd.DataFrame | None:
     """Sales before the day `cutoff`, or None without a ``transactions.parquet``.
+
+    Args:
+        folder: the shop's.
+        cutoff: an ISO day; None: all sales.
+        titles: whether the titles that items were sold under are wanted, as column ``title``.
 
     Raises:
         Misconfigured: a column is missing, or the file is no Parquet.
@@ -36,13 +41,15 @@ def read_log(folder: Path, cutoff: str | None) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     table = read_table(path)
-    columns = {name: column(table, name) for name in ("basket_id", "event_timestamp", "item_id", "sold_title")}
-    missing = [name for name, values in columns.items() if values is None]
+    wanted = ("basket_id", "event_timestamp", "item_id", *(["sold_title"] if titles else []))
+    columns = {name: column(table, name) for name in wanted}
+    missing = [" or ".join(ALIASES[name]) for name, values in columns.items() if values is None]
     if missing:
-        raise Misconfigured(f"{path}: expected columns {list(columns)}, got none for {missing}")
+        raise Misconfigured(f"{path}: expected a column {', and one '.join(missing)}, got {list(table.columns)}")
     log = pd.DataFrame(columns).rename(columns={"sold_title": "title"})
     log["item_id"] = log["item_id"].astype(str)
-    log["title"] = log["title"].astype("string")
+    if titles:
+        log["title"] = log["title"].astype("string")
     sold = ~log["basket_id"].astype(str).str.startswith("C")
     if "Quantity" in table:
         sold &= table["Quantity"] > 0

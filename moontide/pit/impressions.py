@@ -36,7 +36,9 @@ class Impressions:
         user, time: (R,) int64 of each request.
         request, item: (I,) int64; `request` rises.
         label: (I,) float32, 1 bought, 0 not.
-        left_out: what was left out, by reason.
+        left_out: what was left out, by reason: purchases (``first_days``, ``bought_before``, ``unmatched``, and ``folded``, the
+            further lines of an item in one basket), which with the positives add up to all purchases; and negatives that
+            were not drawn (``negative_not_found``).
     """
 
     user: Ints
@@ -83,6 +85,7 @@ def make_impressions(purchases: Purchases, *, variant: str, seed: int, ratio: in
         keep &= ~bought_before
     matched = sales.count(items, time[rows], within=window) > 0
     left_out["unmatched"] = int((keep & ~matched).sum())
+    left_out["folded"] = len(purchases) - len(items)
     keep &= matched
     positives, wanted = items[keep], rows[keep]
     basket_keys = np.unique(rows * total + items)

@@ -3,11 +3,13 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoders.purchases import read_purchases
+from encoders.transactions import read_log
 from moontide.errors import Misconfigured
 from moontide.pit.impressions import RATIO, make_impressions
 from moontide.pit.in_memory import from_purchases
@@ -83,7 +85,22 @@ def test_a_positive_that_could_not_be_a_negative_is_left_out_and_counted():
     rows = [(0, 0, 0, 0), (1, 0, 1, 50 * DAY), (2, 1, 2, 51 * DAY), (3, 2, 3, 52 * DAY)]
     made = make_impressions(purchases_of(rows), variant="all", seed=0)
     assert len(made) == 0
-    assert made.left_out == {"first_days": 1, "unmatched": 3, "negative_not_found": 0}
+    assert made.left_out == {"first_days": 1, "unmatched": 3, "folded": 0, "negative_not_found": 0}
+
+
+@settings(max_examples=40, deadline=None)
+@given(SALES, st.sampled_from(["new", "all"]))
+def test_every_purchase_is_a_positive_or_counted_under_one_reason(rows, variant):
+    purchases = purchases_of(one_user_a_basket(rows))
+    made = make_impressions(purchases, variant=variant, seed=1)
+    reasons = sum(count for reason, count in made.left_out.items() if reason != "negative_not_found")
+    assert reasons + int(made.label.sum()) == len(purchases)
+
+
+def test_further_lines_of_an_item_in_one_basket_are_folded_and_counted():
+    rows = [(0, 0, 0, 0), (1, 0, 1, 20 * DAY), (2, 0, 2, 40 * DAY), (2, 0, 2, 40 * DAY + 1)]
+    made = make_impressions(purchases_of(rows), variant="all", seed=0)
+    assert (made.left_out["folded"], int(made.label.sum())) == (1, 1)
 
 
 def test_unknown_variant():
@@ -92,8 +109,6 @@ def test_unknown_variant():
 
 
 def test_reading_leaves_out_and_counts(tmp_path):
-    import pandas as pd
-
     (tmp_path / "items.csv").write_text("StockCode,title,is_product\nA,LAMP,True\nB,POSTAGE,False\n")
     day = pd.Timestamp("2011-01-05 10:00")
     rows = [
@@ -107,6 +122,56 @@ def test_reading_leaves_out_and_counts(tmp_path):
     assert [found.user_ids[user] for user in found.user] == ["7", "8"]
     assert found.left_out == {"cancellation": 1, "no_customer": 2, "no_time": 0, "no_product": 2, "repeat": 2}
     assert found.time[0] == microseconds("2011-01-05T10:00:00")
+
+
+def shop_of(folder, **columns):
+    """A shop of rows in whole columns; every item is a product."""
+    frame = pd.DataFrame(columns)
+    frame.to_parquet(folder / "transactions.parquet")
+    (folder / "items.csv").write_text("\n".join(["item_id", *sorted(set(frame["item_id"]))]) + "\n")
+    return read_purchases(folder)
+
+
+@pytest.mark.parametrize("nothing", [None, "", "  "])
+def test_a_sale_without_a_basket_is_in_the_basket_of_its_user_and_time(tmp_path, nothing):
+    first, later = pd.Timestamp("2011-01-05 10:00"), pd.Timestamp("2011-01-05 11:00")
+    found = shop_of(
+        tmp_path, user_id=["u", "u", "u", "v", "u"], item_id=["a", "b", "a", "a", "c"], basket_id=[nothing] * 4 + ["x"],
+        event_timestamp=[first, first, later, first, first],
+    )  # fmt: skip
+    baskets = {}
+    for at in range(len(found)):
+        name = found.user_ids[found.user[at]] + found.item_ids[found.item[at]] + str(found.time[at] - found.time[0])
+        baskets.setdefault(int(found.basket[at]), set()).add(name)
+    assert sorted(map(sorted, baskets.values())) == [["ua0", "ub0"], [f"ua{3_600_000_000}"], ["uc0"], ["va0"]]
+
+
+def test_a_basket_id_that_is_used_again_after_more_than_a_day_is_another_basket(tmp_path):
+    days = [0.0, 1.0, 2.01, 2.02, 0.0]
+    found = shop_of(
+        tmp_path, user_id=["u"] * 4 + ["v"], item_id=list("abcde"), basket_id=["7"] * 5,
+        event_timestamp=[pd.Timestamp("2011-01-05") + pd.Timedelta(days=day) for day in days],
+    )  # fmt: skip
+    basket = {found.item_ids[item]: int(number) for item, number in zip(found.item, found.basket, strict=True)}
+    assert basket["a"] == basket["b"] != basket["c"] == basket["d"]
+    assert basket["e"] not in {basket[item] for item in "abcd"}
+
+
+@pytest.mark.parametrize(("column", "users"), [("user_id", ("0", "1")), ("CustomerID", ("1",))])
+def test_number_zero_is_a_user_except_where_customers_are_counted_from_one(tmp_path, column, users):
+    day = pd.Timestamp("2011-01-05")
+    found = shop_of(
+        tmp_path, **{column: [0, 1]}, item_id=["a", "a"], basket_id=["1", "2"], event_timestamp=[day, day],
+    )  # fmt: skip
+    assert (found.user_ids, found.left_out["no_customer"]) == (users, 2 - len(users))
+
+
+def test_purchases_need_no_title_and_a_missing_column_is_asked_for_by_the_names_it_may_have(tmp_path):
+    with pytest.raises(Misconfigured, match="expected a column basket_id or InvoiceNo, got"):
+        shop_of(tmp_path, user_id=["u"], item_id=["a"], event_timestamp=[pd.Timestamp("2011-01-05")])
+    shop_of(tmp_path, user_id=["u"], item_id=["a"], basket_id=["1"], event_timestamp=[pd.Timestamp("2011-01-05")])
+    with pytest.raises(Misconfigured, match="expected a column title or Description, got"):
+        read_log(tmp_path, None)
 
 
 def test_missing_files_and_columns_are_named(tmp_path):
