@@ -74,7 +74,8 @@ class RequestLog:
     def kinds(self) -> Iterator[tuple[Kind, pa.Table]]:
         """The same, split by kind."""
         for rows in self.batches():
-            names = pc.binary_join(rows["fields"].combine_chunks(), ",")
+            # A null among the names is no field's name either.
+            names = pc.fill_null(pc.binary_join(rows["fields"].combine_chunks(), ","), "null")
             keyed = rows.append_column("__fields", names)
             kinds = keyed.select([*_KIND, "__fields"]).group_by([*_KIND, "__fields"], use_threads=False).aggregate([])
             for kind in kinds.to_pylist():
@@ -133,17 +134,25 @@ class Requests:
         return len(self.ids)
 
     @staticmethod
-    def whole(rows: pa.Table, tiers: int, length: int) -> NDArray[np.bool_]:
-        """(N,) bool: lists whose lengths fit each other, the number of tiers and the spec's length."""
+    def whole(rows: pa.Table, fields: Sequence[str], tiers: int, length: int) -> NDArray[np.bool_]:
+        """(N,) bool: lists whose lengths fit each other, the number of tiers and the spec's length; every field is one there is.
+
+        Args:
+            rows: of `REQUEST_LOG`, all of one kind.
+            fields: the kind's.
+            tiers: N of the spec.
+            length: L of the spec.
+        """
+        if not set(fields) <= set(ITEM_FIELDS):
+            return np.zeros(rows.num_rows, bool)
         size = {f.name: pc.list_value_length(rows[f.name]).to_numpy() for f in REQUEST_LOG if pa.types.is_list(f.type)}
         count, kept = size["item_ids"], size["sequence_item_ids"]
         good = (size["counts"] == count * tiers) & (size["history_versions"] == np.minimum(kept, length))
-        for name in ("versions", "embedding_present", "vector_digests", "missing"):
+        for name in ("versions", "embedding_present", "vector_digests", "missing", *(ITEM_FIELDS[field] for field in fields)):
             good &= size[name] == count
         for name in ("sequence_actions", "sequence_times"):
             good &= size[name] == kept
-        served = size["fields"] > 0
-        good &= size["item_versions"] == np.where(served, count, 0)
+        good &= size["item_versions"] == (count if fields else 0)
         found: NDArray[np.bool_] = good
         return found
 

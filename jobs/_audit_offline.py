@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from moontide import names, schemas
 from moontide.embeddings import Embeddings
+from moontide.errors import SpaceMismatch
 from moontide.order import KEY_BYTES
 from moontide.pit.arrays import ArrayFile
 from moontide.pit.ids import Ids
@@ -76,7 +77,7 @@ class OfflineVectors:
         """Read tables with `VECTOR_COLUMNS`; memory grows with the rows of wanted items.
 
         Raises:
-            ValueError: codes of another width.
+            SpaceMismatch: codes of another width.
         """
         view = embedding_view(space)
         whole = view.space or space
@@ -86,7 +87,10 @@ class OfflineVectors:
             wanted, item = table.filter(pa.array(item >= 0)), item[item >= 0]
             if not len(item):
                 continue
-            read = embeddings_of(whole, wanted)
+            try:
+                read = embeddings_of(whole, wanted)
+            except ValueError as error:
+                raise SpaceMismatch(f"embedding log of {error}; give the other encoder a space version of its own") from error
             read = read.prefix(space.dim) if space.prefix_of else read
             codes.append(read.codes)
             scales.append(read.scale)

@@ -123,7 +123,8 @@ class TimeReplay:
             a, b = slice(*requests.hist_offsets[n : n + 2]), slice(*offsets[n : n + 2])
             same = np.array_equal(mine[a], pairs[b]) and np.array_equal(requests.history_times[a], when[b])
             differs[n] = not same or bool((mine[a] < 0).any())
-            ages[n] = _last(when[b]) - _last(requests.history_times[a])
+            served_at = int(requests.served_at[n])
+            ages[n] = _last(when[b], served_at) - _last(requests.history_times[a], served_at)
         skew.add("sequence", differs, ages)
 
     def _fields(self, kind: Kind, requests: Requests, times: Ints, skew: Skew) -> None:
@@ -142,5 +143,6 @@ def _times(versions: pa.StructArray, served_at: Ints, there: NDArray[np.bool_]) 
     return found
 
 
-def _last(times: Ints) -> int:
-    return int(times[-1]) if len(times) else 0
+def _last(times: Ints, served_at: int) -> int:
+    """The newest time; the moment of the request where there is none."""
+    return int(times[-1]) if len(times) else served_at

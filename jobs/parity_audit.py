@@ -127,7 +127,7 @@ class Audit:
                 if isinstance(known, str):
                     self._refuse(rows, known)
                     continue
-                whole = Requests.whole(rows, known[1].tiers, known[1].length)
+                whole = Requests.whole(rows, kind.fields, known[1].tiers, known[1].length)
                 self._refuse(rows.filter(pa.array(~whole)), "malformed")
                 if whole.any():
                     yield kind, Requests(rows.filter(pa.array(whole))), *known

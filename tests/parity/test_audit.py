@@ -220,6 +220,39 @@ def test_lists_that_do_not_fit(site):
     assert (code, report["by_reason"]) == (3, {"malformed": 1})
 
 
+@pytest.mark.parametrize(
+    ("column", "change"),
+    [
+        ("item_price", lambda prices: prices[:-1]),
+        ("item_price", lambda prices: None),
+        ("fields", lambda fields: [*fields, "colour"]),
+        ("fields", lambda fields: [*fields, None]),
+    ],
+)
+@pytest.mark.parametrize("by", ["versions", "time"])
+def test_item_fields_that_do_not_fit(site, column, change, by):
+    def spoil(table):
+        pairs = zip(table["request_id"].to_pylist(), table[column].to_pylist(), strict=True)
+        return replaced(table, column, pa.array([change(v) if at == "u0-1" else v for at, v in pairs], table[column].type))
+
+    logged(site, spoil)
+    code, report = site.audit("--by", by)
+    assert (code, report["by_reason"], report["requests"]) == (3, {"malformed": 1}, 14)
+    assert report["listed"][0]["request_id"] == "u0-1"
+
+
+@pytest.mark.parametrize("by", ["versions", "time"])
+def test_offline_codes_of_another_width_are_refused(site, capsys, by):
+    site.rewrite(
+        views.embedding_view(site.space), lambda t: replaced(t, "codes", pa.array([c[:-1] for c in t["codes"].to_pylist()]))
+    )
+    flags = ["--home", str(site.home), "--log", str(site.home / "log"), "--report", str(site.home / "r.json"), "--by", by]
+    assert parity_audit.main(flags) == 1
+    said = capsys.readouterr().err
+    assert "expected 8 codes a row, got" in said
+    assert "space version" in said
+
+
 def test_by_time_a_fresh_site_has_no_skew(site):
     code, report = site.audit("--by", "time")
     assert (code, report["differences"]) == (0, 0)
@@ -246,6 +279,18 @@ def test_by_time_what_came_late_is_skew_and_no_difference_by_version(tmp_path):
     assert skew["embedding"]["median_age_seconds"] == skew["embedding"]["max_age_seconds"] == 2.0
     assert (skew["sequence"]["differing"], skew["sequence"]["max_age_seconds"]) == (1, 8.0)
     assert skew["counts"]["differing"] >= 1
+    site.store.close()
+
+
+def test_by_time_a_sequence_that_is_not_offline_is_as_old_as_its_newest_behaviour_when_served(tmp_path):
+    site = Site(tmp_path)
+    site.vectors(["a", "b"], 1)
+    site.behave("u", "b", offline=False)
+    site.now += 10 * SECOND
+    site.client.features("u", ["a"], service="bare")
+    site.log.close()
+    skew = site.audit("--by", "time")[1]["skew"]
+    assert (skew["sequence"]["differing"], skew["sequence"]["max_age_seconds"]) == (1, 10.0)
     site.store.close()
 
 
