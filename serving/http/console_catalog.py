@@ -7,6 +7,7 @@ catalog ordered by id answers fastest. Titles come from outside and are handed o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -93,6 +94,16 @@ class Catalog:
             return None if row is None else row["image"] or None
         found = self._newest([item_id], [*version, "image_bytes"], rows=_PICTURE_ROWS).get(item_id, {})
         return found.get("image_bytes") or None
+
+    def stamp(self) -> tuple[tuple[str, int, int], ...]:
+        """Changes when a file of it does; of no file where there is none."""
+        files = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]
+        found = []
+        for file in files:
+            with suppress(FileNotFoundError):  # replaced just now
+                stat = file.stat()
+                found.append((file.name, stat.st_mtime_ns, stat.st_size))
+        return tuple(found)
 
     def ids(self) -> Iterator[list[str]]:
         """Every item id that a row names and does not delete, in batches; one may come twice.

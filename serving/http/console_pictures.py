@@ -15,7 +15,7 @@ _KEPT: Final = 512
 
 
 class Thumbnails:
-    """Thumbnails of a catalog's pictures; the last 512 are remembered. Thread-safe.
+    """Thumbnails of a catalog's pictures; the last 512 are remembered while the catalog stays as it is. Thread-safe.
 
     Args:
         catalog: says where a picture lies; local paths are read below its folder alone.
@@ -27,6 +27,7 @@ class Thumbnails:
         self._schemes = schemes
         self._lock = threading.Lock()
         self._made: OrderedDict[tuple[str, int], bytes | None] = OrderedDict()
+        self._stamp = catalog.stamp()
 
     def of(self, item_id: str, side: int) -> bytes | None:
         """A JPEG of at most `side` x `side`; None where there is no picture, or none that may be shown.
@@ -35,14 +36,18 @@ class Thumbnails:
             Misconfigured: a catalog that cannot be read, or no decoder is installed.
             Transient: the folder or object store failed.
         """
-        key = (item_id, side)
+        key, stamp = (item_id, side), self._catalog.stamp()
         with self._lock:
+            if stamp != self._stamp:
+                self._made.clear()
+                self._stamp = stamp
             if key in self._made:
                 self._made.move_to_end(key)
                 return self._made[key]
         made = self._make(item_id, side)
         with self._lock:
-            self._made[key] = made
+            if stamp == self._stamp:
+                self._made[key] = made
             while len(self._made) > _KEPT:
                 self._made.popitem(last=False)
         return made

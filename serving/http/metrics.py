@@ -142,8 +142,8 @@ class Metrics:
                 look()
 
     def shared(self, name: str, text: str, *labels: str) -> Gauge:
-        """A gauge of something that all workers see alike: the highest value counts."""
-        return Gauge(name, text, labels, registry=self.registry, multiprocess_mode="livemax")
+        """A gauge of something that all workers see alike: what was seen last counts, or one that idles would hold it up."""
+        return Gauge(name, text, labels, registry=self.registry, multiprocess_mode="livemostrecent")
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
         """A counter; the workers' are summed."""

@@ -125,3 +125,14 @@ def test_thumbnails_are_remembered_up_to_a_bound(catalog, monkeypatch):
     for item in ("hat-1", "hat-1", "bytes", "none", "none", "hat-1"):
         thumbnails.of(item, 96)
     assert asked == ["hat-1", "bytes", "none", "hat-1"]
+
+
+def test_a_picture_that_the_catalog_gets_later_is_shown(catalog):
+    thumbnails = Thumbnails(catalog)
+    assert thumbnails.of("bare", 96) is None
+    rows = pq.read_table(catalog.path).to_pylist()
+    image = next(row["image"] for row in rows if row["item_id"] == "hat-1")
+    for row in rows:
+        row["image"] = image if row["item_id"] == "bare" else row["image"]
+    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(catalog.path)), catalog.path)
+    assert size(thumbnails.of("bare", 96)) == (96, 48)
