@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import select
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +71,7 @@ class Pool:
         self._prefix: dict[str, str] = {}
         self._make: dict[str, Callable[[float], _Connection]] = {}
         for url in urls:
-            self._prefix[url], self._make[url] = _maker(url, tls)
+            self._prefix[url], self._make[url] = _maker(url, tls, clock)
 
     def post(self, url: str, path: str, headers: Mapping[str, str], body: bytes, seconds: float) -> Answer:
         """One request.
@@ -146,15 +147,43 @@ class Pool:
             connection.sock.settimeout(left)
 
 
-def _maker(url: str, tls: ssl.SSLContext | None) -> tuple[str, Callable[[float], _Connection]]:
+def _maker(url: str, tls: ssl.SSLContext | None, clock: Callable[[], float]) -> tuple[str, Callable[[float], _Connection]]:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")  # what a resolver is asked
     except ValueError:
         host, port = None, None
     if not host:
         raise Misconfigured(f"client: expected http:// or https:// with a host, got {url!r}")
-    if parts.scheme == "http":
-        return parts.path, lambda seconds: _Connection(host, port, timeout=seconds)
-    context = tls or ssl.create_default_context()
-    return parts.path, lambda seconds: _TlsConnection(host, port, timeout=seconds, context=context)
+    context = None if parts.scheme == "http" else tls or ssl.create_default_context()
+
+    def make(seconds: float) -> _Connection:
+        plain = context is None
+        made = _Connection(host, port, timeout=seconds) if plain else _TlsConnection(host, port, timeout=seconds, context=context)
+        made._create_connection = lambda address, seconds, _source: _dial(address, seconds, clock)  # type: ignore[attr-defined]
+        return made
+
+    return parts.path, make
+
+
+def _dial(address: tuple[str, int], seconds: float, clock: Callable[[], float]) -> socket.socket:
+    """Connect to one of a name's addresses, in `seconds` for all of them; a TLS handshake gets what is left."""
+    ends, failed = clock() + seconds, OSError("no address")
+    found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    for number, (family, kind, protocol, _, place) in enumerate(found):
+        left = ends - clock()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        made = socket.socket(family, kind, protocol)
+        try:
+            # One that swallows what it is sent must leave the others their time.
+            made.settimeout(left / (len(found) - number))
+            made.connect(place)
+        except OSError as error:
+            made.close()
+            failed = error
+        else:
+            made.settimeout(max(ends - clock(), 0.001))
+            return made
+    raise failed

@@ -7,6 +7,7 @@ import random
 import socket
 import threading
 import time
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 import numpy as np
 import pyarrow as pa
@@ -259,6 +260,42 @@ def test_the_deadline_holds_against_a_slow_server(connect, serve, broken):
         with pytest.raises(Unavailable, match="raise timeout"):
             client.features("u", ["a"])
         assert 0.25 < time.monotonic() - start < 0.8
+
+
+@contextmanager
+def swallowing(count):
+    """Addresses that answer no connection: their queues are full."""
+    with ExitStack() as held:
+        places = []
+        for _ in range(count):
+            listener = held.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            places.append(listener.getsockname())
+            for _ in range(3):
+                caller = held.enter_context(socket.socket())
+                caller.setblocking(False)
+                with suppress(BlockingIOError):
+                    caller.connect(listener.getsockname())
+        yield [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_the_deadline_is_one_for_all_addresses_of_a_name(serve, monkeypatch, live):
+    server = serve(OK)
+    last = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", int(server.url.rpartition(":")[2])))
+    with swallowing(4) as places:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: [*places, last] if live else places)
+        start = time.monotonic()
+        with Client("http://many.example:1", timeout=0.3) as client, nullcontext() if live else pytest.raises(Unavailable):
+            client.features("u", ["a"])
+        assert time.monotonic() - start < 0.6
+
+
+def test_a_host_that_is_none_is_said_at_once():
+    for host in ("a..b", "x" * 70):
+        with pytest.raises(Misconfigured, match="expected http:// or https:// with a host"):
+            Client(f"http://{host}:80")
 
 
 def test_nobody_listens(connect):
