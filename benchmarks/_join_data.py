@@ -61,7 +61,10 @@ def make(folder: Path, size: Size, *, seed: int = 0) -> None:
     time = START + rng.integers(0, YEAR, size.labels)
     item[1:][twice[1:]], time[1:][twice[1:]] = item[:-1][twice[1:]], time[:-1][twice[1:]]
     labels = {"label_row": np.arange(size.labels), "item_id": _ids(item), "event_timestamp": pa.array(time, _STAMP)}
-    pq.write_table(pa.table(labels), files(folder, "codes")[0])
+    # The labels say that all files are there.
+    whole = files(folder, "codes")[0]
+    pq.write_table(pa.table(labels), whole.with_suffix(".part"))
+    whole.with_suffix(".part").replace(whole)
 
 
 def _until_next(key, event):
