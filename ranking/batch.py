@@ -24,7 +24,7 @@ class Batch:
         scalars: (G, K, F) float32, as they are (models standardise).
         counts: (G, K, N + 1) float32, tier counts and `missing` in the last column, as they are; N may be 0.
         label: (G, K) float32.
-        labels: (G, K, A) float32, further labels of multi-task models; A may be 0.
+        labels: (G, K, A) float32, further labels of multi-task models, NaN where not known; A may be 0.
     """
 
     item: Tensor

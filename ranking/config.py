@@ -12,6 +12,7 @@ from typing import Any, Final
 from encoders.toml_config import build, read_toml
 from moontide.errors import Misconfigured
 from ranking.models.base import Sizes
+from ranking.splits import DEFAULT_DAYS
 
 CONFIGS: Final = Path(__file__).with_name("configs")
 
@@ -22,7 +23,7 @@ class DataConfig:
 
     Args:
         variant: of impressions made from purchases: ``new`` or ``all``.
-        days: first moments of validation and test, and the end; empty: the defaults of `ranking.splits`.
+        days: first moments of validation and test, and the end; empty: what `ranking.splits` finds to fit the data.
         train_impressions: training rows kept, whole users drawn under a fixed seed; 0: all.
         labels: further labels of multi-task models.
         drop: scalars left out, e.g. what is not known when serving.
@@ -125,7 +126,7 @@ class RankingConfig:
 
     def digest(self, *parts: Any) -> str:
         """16 hex digits over data, sizes, both kinds of training, and `parts`: what decides a run beside its data."""
-        return _digest([asdict(self.data), asdict(self.sizes), asdict(self.fit), asdict(self.make), *parts])
+        return _digest([self._data(), asdict(self.sizes), asdict(self.fit), asdict(self.make), *parts])
 
     def run_digest(self, model: ModelConfig, length: int) -> str:
         """`digest` of one model at one length: what weights and checkpoints belong to."""
@@ -133,7 +134,11 @@ class RankingConfig:
 
     def make_digest(self, *parts: Any) -> str:
         """The same of the multimodal model of MAKE, which `fit` and the rest do not touch."""
-        return _digest([asdict(self.data), asdict(self.sizes), asdict(self.make), *parts])
+        return _digest([self._data(), asdict(self.sizes), asdict(self.make), *parts])
+
+    def _data(self) -> dict[str, Any]:
+        # No days are the default ones wherever those fit the data: what is done with either is done with both.
+        return {**asdict(self.data), "days": self.data.days or DEFAULT_DAYS}
 
 
 def _digest(body: Sequence[Any]) -> str:

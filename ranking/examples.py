@@ -33,7 +33,7 @@ class Examples:
         length: L; longer histories are cut to their newest behaviours.
         scalars: (I, F) float32 in the order of `names`.
         counts: (I, N + 1) float32, tier counts and `missing`; N may be 0.
-        labels: (I, A) float32, further labels.
+        labels: (I, A) float32, further labels, NaN where not known.
     """
 
     data: TrainingSet
@@ -104,7 +104,8 @@ def make_examples(
     """Examples without tiers, and without the scalars named in `drop`.
 
     Raises:
-        Misconfigured: the set's histories are shorter than `length` asks for, or a label is not in it.
+        Misconfigured: the set's histories are shorter than `length` asks for, a label is not in it, a primary one is not 0 or 1,
+            or a further one neither 0 to 1 nor NaN.
     """
     made = data.card.get("length")
     if made is not None and length > made:
@@ -114,11 +115,24 @@ def make_examples(
     unknown = sorted(set(labels) - set(data.labels))
     if unknown:
         raise Misconfigured(f"labels: expected some of {sorted(data.labels)}, got {unknown}")
+    _check_label(data, "label", data.label, (data.label == 0) | (data.label == 1), "0 or 1")
+    for name in labels:
+        values = data.labels[name]
+        _check_label(data, name, values, ((values >= 0) & (values <= 1)) | np.isnan(values), "0 to 1, or null")
     rows = len(data.item)
     names = tuple(name for name in data.scalars if name not in drop)
     scalars = np.stack([data.scalars[name] for name in names], axis=1) if names else np.zeros((rows, 0), np.float32)
     further = np.stack([data.labels[name] for name in labels], axis=1) if labels else np.zeros((rows, 0), np.float32)
     return Examples(data, split, length, names, np.nan_to_num(scalars), np.zeros((rows, 1), np.float32), further)
+
+
+def _check_label(data: TrainingSet, name: str, values: NDArray[np.float32], good: NDArray[np.bool_], expected: str) -> None:
+    if not good.all():
+        first, count = int(np.argmin(good)), len(good) - np.count_nonzero(good)
+        raise Misconfigured(
+            f"{name}: expected labels {expected}, got {values[first]:g} in label_row {data.label_row[first]}, one of {count} "
+            f"such of {len(good)} rows; make the training set of labels that are 1 for what is to be predicted, else 0"
+        )
 
 
 def _taken(values: Ints, at: Ints) -> Ints:

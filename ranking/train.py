@@ -27,6 +27,7 @@ from ranking.fit import Fitted, Say, Trial, fit, score
 from ranking.prepare import prepare, read_data
 from ranking.recalibration import recalibrated
 from ranking.run_file import TestRows, write_run
+from ranking.splits import said
 from ranking.stages import make_stage, new_model
 from ranking.weights import write_weights
 
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace, say: Say, clock: Callable[[], float]) -> 
     chosen = config.model(arguments.model)
     data = read_data(arguments.data, config, chosen, vectors=arguments.vectors, length=arguments.length)
     trial = Trial(prepare(data, config, chosen, length=arguments.length), arguments.seed, say)
-    say(f"{arguments.model}: {len(data)} impressions, training on {len(trial.examples.split.train)}")
+    say(f"{arguments.model}: {said(data, trial.examples.split)}")
     made = make_stage(trial, config, chosen, cache=arguments.cache)
     model = new_model(trial, config, chosen, made)
     fitted = fit(model, trial, config.fit, checkpoints=_checkpoints(arguments, config, chosen))

@@ -123,15 +123,27 @@ class MultiTask(Din):
         return super().forward(batch)
 
     def loss(self, batch: Batch) -> Tensor:
-        """The primary label's mean cross-entropy over the candidates that are there, and the weighed auxiliary ones."""
-        logits, labels = self.logits(batch), torch.cat([batch.label[:, :, None], batch.labels], dim=2)
+        """The primary label's mean cross-entropy over the candidates that are there, and the weighed auxiliary ones.
+
+        A further label that is NaN is not known: the mean over the further labels is over those that are, the product's over the
+        candidates whose labels all are, and either is 0 where the batch has none.
+        """
+        known = ~torch.isnan(batch.labels)
+        logits, labels = self.logits(batch), torch.cat([batch.label[:, :, None], batch.labels.where(known, 0.0)], dim=2)
         tasks = labels.shape[2]
         each = nn.functional.binary_cross_entropy_with_logits(logits[:, :, :tasks], labels, reduction="none")
-        total = each[:, :, 0] + self.weights.labels * each[:, :, 1:].mean(dim=2)
+        total = each[:, :, 0] + self.weights.labels * (each[:, :, 1:] * _shares(known, batch.valid)).mean(dim=2)
         if self.weights.product:
             found = torch.log_softmax(logits[:, :, tasks:], dim=2)
-            total = total - self.weights.product * (product_of(labels) * found).sum(dim=2)
+            share = _shares(known.all(dim=2, keepdim=True), batch.valid)[:, :, 0]
+            total = total - self.weights.product * share * (product_of(labels) * found).sum(dim=2)
         return (total * batch.valid).sum() / batch.valid.sum().clamp(min=1)
+
+
+def _shares(known: Tensor, valid: Tensor) -> Tensor:
+    """(G, K, T) float32 weights that make a mean over the candidates one over what of theirs is `known`: 1 where all is."""
+    counted = known & valid[:, :, None]
+    return counted * (valid.sum() * known.shape[2] / counted.sum().clamp(min=1))
 
 
 def product_of(labels: Tensor) -> Tensor:

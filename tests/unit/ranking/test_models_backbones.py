@@ -147,6 +147,33 @@ def test_the_loss_of_several_labels_equals_plain_loops():
     assert math.isclose(float(model.loss(batch).detach()), total / rows, rel_tol=1e-4)
 
 
+def test_labels_that_are_not_known_count_in_no_loss():
+    model = model_of("multitask sides").eval()
+    model.weights = TaskWeights(0.5, 0.25)
+    batch = make_batch()
+    labels = batch.labels.clone()
+    labels[0, :, 1], labels[1, 0], labels[2, 1, 0] = math.nan, math.nan, math.nan
+    batch = replace(batch, labels=labels)
+    logits = model.logits(batch).detach().double()
+    primary, further, product = [], [], []
+    for g, k in zip(*np.nonzero(batch.valid.numpy()), strict=True):
+        truth = [float(batch.label[g, k]), *map(float, labels[g, k])]
+        each = [math.log1p(math.exp(-z if y else z)) for z, y in zip(logits[g, k].tolist(), truth, strict=False)]
+        primary.append(each[0])
+        further += [loss for loss, y in zip(each[1:], truth[1:], strict=True) if not math.isnan(y)]
+        if not any(map(math.isnan, truth)):
+            chosen = int("".join(str(int(y)) for y in truth), 2)
+            product.append(-float(torch.log_softmax(logits[g, k, 1 + LABELS :], dim=0)[chosen]))
+    assert len(primary) > len(product) > 0
+    expected = np.mean(primary) + 0.5 * np.mean(further) + 0.25 * np.mean(product)
+    loss = model.loss(batch)
+    assert math.isclose(float(loss.detach()), expected, rel_tol=1e-4)
+    loss.backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)
+    none = model.loss(replace(batch, labels=torch.full_like(labels, math.nan)))
+    assert math.isclose(float(none.detach()), np.mean(primary), rel_tol=1e-4)
+
+
 def test_what_stands_at_padding_counts_in_no_loss():
     model, batch = model_of("multitask sides").eval(), make_batch()
     other = replace(batch, label=torch.where(batch.valid, batch.label, 1 - batch.label))

@@ -26,7 +26,7 @@ from ranking.groups import batches, groups_of
 from ranking.models.base import Sizes
 from ranking.run_file import read_run
 from ranking.spaces import shuffled, with_tiers, with_vectors
-from ranking.splits import split
+from ranking.splits import DEFAULT_DAYS, split
 from ranking.stages import make_stage, new_model
 from ranking.train import main
 from tests.unit.ranking.purchases_world import purchases_of, random_purchases, write_shop
@@ -135,6 +135,39 @@ def test_a_set_too_short_and_labels_that_are_not_there_are_refused():
         with_vectors(data, vectors_of(["somewhere", "else"]))
 
 
+@pytest.mark.parametrize("value", [-1, 0.5, 2, np.inf, -np.inf, np.nan])
+def test_a_primary_label_other_than_0_and_1_is_refused(value):
+    data = replace(examples_of().data, label_row=np.arange(len(examples_of().data)) + 100)
+    label = data.label.copy()
+    label[[3, 8]] = value
+    with pytest.raises(
+        Misconfigured, match=f"label: expected labels 0 or 1, got {value:g} in label_row 103, one of 2 such of {len(data)}"
+    ):
+        make_examples(replace(data, label=label), split(data), length=5)
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5, np.inf, -np.inf])
+def test_a_further_label_is_a_share_or_null(value):
+    data = examples_of().data
+    clicked = np.full(len(data), 0.25, np.float32)
+    clicked[4] = np.nan
+    data = replace(data, labels={"clicked": clicked})
+    assert np.isnan(make_examples(data, split(data), length=5, labels=["clicked"]).labels[4])
+    clicked[5] = value
+    with pytest.raises(Misconfigured, match=f"clicked: expected labels 0 to 1, or null, got {value:g} in label_row 5"):
+        make_examples(data, split(data), length=5, labels=["clicked"])
+    make_examples(data, split(data), length=5)
+
+
+def test_a_model_of_several_labels_learns_from_labels_that_are_partly_null():
+    data = examples_of(baskets=80).data
+    clicked = np.where(np.arange(len(data)) % 7, data.label, np.nan).astype(np.float32)
+    data = replace(data, labels={"clicked": clicked, "never": np.full(len(data), np.nan, np.float32)})
+    trial = trial_of(make_examples(data, split(data), length=5, labels=["clicked", "never"]))
+    fitted = fit(new_model(trial, SMALL, ModelConfig(backbone="multitask"), None), trial, SMALL.fit)
+    assert np.isfinite(score(fitted.model, trial.examples, trial.examples.split.test)).all()
+
+
 @pytest.mark.parametrize("chosen", [ModelConfig(), ModelConfig(sides=("make",)), ModelConfig(sides=("simtier",), tiers=4)])
 def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path, chosen):
     examples = examples_of()
@@ -179,6 +212,12 @@ def test_the_shipped_configuration_reads_and_mistakes_are_named(tmp_path):
     assert set(config.compare.models) <= set(config.models)
     assert not config.model("id").reads_vectors
     assert config.digest("id") != config.digest("raw")
+    pinned = load_config("online_retail", overrides=["fit.epochs=1", f"data.days={json.dumps(DEFAULT_DAYS)}"])
+    assert config.data.days == load_config("served").data.days == ()
+    assert (config.digest(1), config.make_digest(1)) == (pinned.digest(1), pinned.make_digest(1))
+    assert config.digest(1) != load_config(
+        "online_retail", overrides=['data.days=["2011-09-01", "2011-09-02", "2011-09-03"]']
+    ).digest(1)
     with pytest.raises(Misconfigured, match="one of"):
         config.model("best")
     with pytest.raises(Misconfigured, match="unknown"):
@@ -201,7 +240,6 @@ def test_a_tiny_model_end_to_end_twice_the_same(tmp_path, capsys):
     sets = [
         "fit.epochs=1",
         "make.epochs=1",
-        "data.days=[]",
         "data.variant=all",
         "sizes.hidden=[8,4]",
         "models.simtier_make.tiers=4",
