@@ -21,6 +21,8 @@ _EPILOG: Final = (
     "exit codes: 0 done; 1 failed, one line on stderr says why; 2 wrong use; 3 done, some rows rejected. "
     "Stores and folders come from the environment (MOONTIDE_HOME, MOONTIDE_ONLINE, ...; see docs/reference/jobs.md)."
 )
+#: A hundred years: longer spans leave the range of times.
+MOST_DAYS: Final = 36_500
 
 
 class Exit(IntEnum):
@@ -46,6 +48,33 @@ def add_spark_flags(made: argparse.ArgumentParser) -> None:
         "--master", metavar="URL", help="Spark master; default: spark-submit's, else local[*]; embedded stores need local[...]"
     )
     made.add_argument("--partitions", type=positive, metavar="N", help="Spark partitions; default: from the number of rows")
+
+
+def add_rejects_flag(made: argparse.ArgumentParser) -> None:
+    """``--rejects``, for programs that turn rows away."""
+    made.add_argument(
+        "--rejects", type=file_to_write, metavar="FILE", help="Parquet of rejected rows (default <home>/rejects/...)"
+    )
+
+
+def file_to_write(text: str) -> Path:
+    """An argparse type: a path where no folder is."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file to write, got a folder: {text}; name a file in it")
+    return path
+
+
+def between(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: an integer from `low` to `high`."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected {low} to {high}, got {value}")
+        return value
+
+    return integer
 
 
 def positive(text: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from jobs._cli import complain
 from jobs._progress import Progress
 from jobs._rejects import RejectFile
@@ -9,9 +11,12 @@ from jobs._training_behaviours import read_activity
 from jobs._training_inputs import Inputs
 from jobs._training_set import TrainingJob
 from moontide.errors import Misconfigured
+from moontide.pit import aggregates, item_columns
 from moontide.pit.build import Sources
 from moontide.pit.ids import Ids
 from moontide.pit.item_columns import TABLE_COLUMNS, ItemColumns
+from moontide.pit.layout import Columns
+from moontide.pit.stream import pieces
 from moontide.pit.versions import LOG_COLUMNS, VersionLog
 from moontide.simtier import SimTierSpec
 from moontide.spaces import EmbeddingSpace
@@ -19,6 +24,25 @@ from moontide.stores.offline import OfflineTables
 from moontide.views import embedding_view, item_features
 
 Spec = tuple[SimTierSpec, EmbeddingSpace]
+
+
+def require_sources(tables: OfflineTables, space: EmbeddingSpace | None, labels: tuple[str, ...]) -> None:
+    """Look, without reading a row, whether labels can be joined at all.
+
+    Args:
+        tables: the offline tables.
+        space: of the vectors; None: no vectors.
+        labels: further label columns.
+
+    Raises:
+        Misconfigured: the space has no vectors offline, or a label is named as another column of the training set is.
+    """
+    Columns(0, labels, (*aggregates.SCALARS, *(item_columns.SCALARS if tables.partitions(item_features()) else ())))
+    if space is not None and not tables.partitions(embedding_view(space)):
+        raise Misconfigured(
+            f"{tables.path(embedding_view(space))}: expected embeddings of {space.id}, got none; run jobs.backfill_embeddings "
+            "(--history for an export of the past)"
+        )
 
 
 def gather(
@@ -35,7 +59,6 @@ def gather(
         length: L.
 
     Raises:
-        Misconfigured: the space has no vectors offline.
         SpaceMismatch: its log holds another space's.
     """
     done = 0
@@ -56,12 +79,17 @@ def gather(
 
 
 def _log(job: TrainingJob, tables: OfflineTables, space: EmbeddingSpace, items: Ids) -> VersionLog:
-    view = embedding_view(space)
-    if not tables.partitions(view):
-        raise Misconfigured(
-            f"{tables.path(view)}: expected embeddings of {space.id}, got none; run jobs.backfill_embeddings "
-            "(--history for an export of the past)"
-        )
-    log = VersionLog.build(tables.scan(view, LOG_COLUMNS), space, items, folder=job.sources / "versions")
+    log = VersionLog.build(tables.scan(embedding_view(space), LOG_COLUMNS), space, items, folder=job.sources / "versions")
     complain(f"vectors: {len(log):,} rows of {space.stored_id} for {len(items):,} items")
     return log
+
+
+def why_no_vector(job: TrainingJob, items: Ids, log: VersionLog) -> str:
+    """What keeps every label from a vector; reads the items of the impressions that were written."""
+    labelled = np.zeros(len(items), bool)
+    for piece in pieces(job.out, columns=("request", "item"), request_columns=("request",)):
+        labelled[piece.rows["item"].to_numpy()] = True
+    late = int(labelled[log.item].sum())
+    if late:
+        return f"the {late:,} vectors of their items became known later (backfill an export of the past with --history)"
+    return f"{log.space.id} has no row of their items (are the ids those of the catalog?)"

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from jobs._backfill import Backfill, Choices
-from jobs._cli import Exit, add_spark_flags, moment, now_us, parser, positive, run, site
+from jobs._cli import Exit, add_rejects_flag, add_spark_flags, moment, now_us, parser, positive, run, site
 
 _STUB: Final = "stub:"
 
@@ -51,9 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         help="when the catalog was true, ISO 8601 with a zone: version and time of rows of a catalog without such columns",
     )
     made.add_argument("--image-root", metavar="DIR", help="folder of image paths, on every executor; default: the catalog's")
-    made.add_argument(
-        "--rejects", type=Path, metavar="FILE", help="Parquet of rejected rows (default <home>/rejects/backfill.parquet)"
-    )
+    add_rejects_flag(made)
     made.add_argument("--batch-size", type=positive, default=256, metavar="N", help="items per encoder call (default 256)")
     made.add_argument(
         "--encoder",

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs._cli import Exit, moment, now_us, parser, run, say, settings_of
+from jobs._cli import MOST_DAYS, Exit, add_rejects_flag, moment, now_us, parser, run, say, settings_of
 from jobs._impressions import Credit, read_behaviours
 from jobs._progress import Progress
 from jobs._rejects import RejectFile
@@ -125,11 +125,14 @@ class Writer:
 
 
 def span(text: str) -> int:
-    """An argparse type: ``90s``, ``30m``, ``24h`` or ``7d`` in microseconds, above 0."""
+    """An argparse type: ``90s``, ``30m``, ``24h`` or ``7d`` in microseconds, above 0 and at most a hundred years."""
     found = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"expected a whole number and s, m, h or d, e.g. 24h, got {text!r}")
-    return int(found[1]) * _UNITS[found[2]] * 1_000_000
+    seconds = int(found[1]) * _UNITS[found[2]]
+    if seconds > MOST_DAYS * _UNITS["d"]:
+        raise argparse.ArgumentTypeError(f"expected at most {MOST_DAYS}d, got {text}")
+    return seconds * 1_000_000
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -147,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", required=True, type=Path, metavar="FILE", help="Parquet file for training_set --impressions; replaced"
     )
     made.add_argument("--assume-utc", action="store_true", help="times of behaviours without a zone are UTC")
-    made.add_argument("--rejects", type=Path, metavar="FILE", help="Parquet of rejected rows (default <home>/rejects/...)")
+    add_rejects_flag(made)
     return made
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from jobs._cli import Exit, add_spark_flags, parser, run, say, site
+from jobs._cli import Exit, add_rejects_flag, add_spark_flags, parser, run, say, site
 from jobs._progress import Progress
 from jobs._rejects import RejectFile
 from jobs._simtier import (
@@ -134,9 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--pairs", metavar="PATH", help="Parquet of user_id and item_id")
     made.add_argument("--users", metavar="PATH", help="Parquet of user_id; every user with every candidate")
     made.add_argument("--candidates", metavar="PATH", help="Parquet of item_id")
-    made.add_argument(
-        "--rejects", type=Path, metavar="FILE", help="Parquet of rejected rows (default <home>/rejects/simtier.parquet)"
-    )
+    add_rejects_flag(made)
     add_spark_flags(made)
     return made
 

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
 from encoders.item import TITLE_MAX_CHARS
 from jobs._catalog import Rules
-from jobs._cli import Exit, add_spark_flags, moment, now_us, parser, positive, run, say, settings_of
+from jobs._cli import Exit, add_rejects_flag, add_spark_flags, moment, now_us, parser, positive, run, say, settings_of
 from jobs._pairs_card import Run, data_card
 from jobs._pairs_content import content_pairs
 from jobs._pairs_groups import PAIR, UNIT, Drawn, basket_groups, draw_pairs, session_groups, with_log_q
@@ -204,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--snapshot-time", type=moment, metavar="TIME", help="as in backfill_embeddings, for a catalog without times"
     )
-    made.add_argument("--rejects", type=Path, metavar="FILE", help="Parquet of rejected rows (default <home>/rejects/...)")
+    add_rejects_flag(made)
     add_spark_flags(made)
     return made
 

@@ -10,14 +10,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from jobs._cli import Exit, add_spark_flags, complain, moment, now_us, parser, positive, run, say, site
+from jobs._cli import (
+    MOST_DAYS,
+    Exit,
+    add_rejects_flag,
+    add_spark_flags,
+    between,
+    complain,
+    moment,
+    now_us,
+    parser,
+    positive,
+    run,
+    say,
+    site,
+)
 from jobs._output import OutputFolder
 from jobs._progress import Progress
 from jobs._rejects import RejectFile
 from jobs._training_finish import LabelRejects, finish
 from jobs._training_inputs import Inputs, Sampler, count_rejects, encoder_cutoff, from_files, from_purchases
 from jobs._training_set import Sink, TrainingJob, build_unit
-from jobs._training_sources import Spec, gather
+from jobs._training_sources import Spec, gather, require_sources, why_no_vector
 from moontide.live import LiveSpaces
 from moontide.pit import layout
 from moontide.pit.build import Sources
@@ -31,6 +45,8 @@ LENGTH: Final = 50
 TIERS: Final = 20
 #: From so many labels on `--engine auto` takes Spark.
 MANY: Final = 20_000_000
+_MOST_NEGATIVES: Final = 10_000
+_MOST_SEED: Final = (1 << 63) - 1
 _WORK: Final = "work"
 _SAMPLER: Final = {"variant": VARIANTS[0], "negatives": RATIO, "window_days": 30, "seed": 0}
 
@@ -56,8 +72,9 @@ def _run(args: argparse.Namespace) -> Exit:
     length = (spec[0].length if spec else args.length) or LENGTH
     flat = None if args.fuxictr is None else _flat(args.fuxictr, length)
     out = OutputFolder(args.out, layout.CARD)
-    if not args.overwrite:
-        out.require_ours()
+    out.require_ours(overwrite=args.overwrite)
+    tables = OfflineTables(settings.offline_root)
+    require_sources(tables, None if spec is None else spec[1], tuple(args.labels))
     rejects = RejectFile(args.rejects or settings.home / "rejects" / "training_set.parquet", at_us=now_us())
     if args.dry_run:
         return _dry_run(args, spec)
@@ -65,10 +82,11 @@ def _run(args: argparse.Namespace) -> Exit:
     try:
         inputs = _inputs(args, out.part / _WORK)
         job = TrainingJob(inputs.labels, tuple(args.labels), out.part / _WORK / "sources", out.part, now_us())
-        sources = gather(job, inputs, rejects, OfflineTables(settings.offline_root), spec=spec, length=length)
+        sources = gather(job, inputs, rejects, tables, spec=spec, length=length)
         encoder = _encoder(spec, live)
         counted = _join(job, sources, rejects, args, encoder[1])
-        _warn_of_no_vector(sources, counted)
+        if sources.vectors is not None and counted["coverage"]["impressions"] == 0:
+            complain(f"warning: no label has a vector: {why_no_vector(job, sources.items, sources.vectors[0])}")
         said = None if spec is None else _said(encoder[0], counted)
         _write_card(job, inputs, sources, {**counted, "encoder": said}, rejects)
         shutil.rmtree(out.part / _WORK)
@@ -123,18 +141,6 @@ def _join(
 
 def _encoder(spec: Spec | None, live: LiveSpaces) -> tuple[str | None, int | None]:
     return (None, None) if spec is None else encoder_cutoff(live.live(spec[1].id).artifact)
-
-
-def _warn_of_no_vector(sources: Sources, counted: dict[str, Any]) -> None:
-    if sources.vectors is None or counted["coverage"]["impressions"] != 0:
-        return
-    log = sources.vectors[0]
-    reason = (
-        f"the {len(log):,} vectors of their items became known later (backfill an export of the past with --history)"
-        if len(log)
-        else f"{log.space.id} has no row of their items (are the ids those of the catalog?)"
-    )
-    complain(f"warning: no label has a vector: {reason}")
 
 
 def _said(cutoff: str | None, counted: dict[str, Any]) -> dict[str, Any]:
@@ -216,18 +222,22 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--length", type=positive, metavar="L", help=f"behaviours of a history (default {LENGTH})")
     made.add_argument("--tiers", type=positive, metavar="N", help=f"tiers, even (default {TIERS})")
     made.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the training set; replaced whole")
-    made.add_argument("--overwrite", action="store_true", help="replace --out even if it is no training set")
+    made.add_argument("--overwrite", action="store_true", help="replace --out even if it is a folder with other content")
     made.add_argument("--variant", choices=VARIANTS, help="of --purchases: new, items new to the user (default), or all")
-    made.add_argument("--negatives", type=int, metavar="N", help=f"of --purchases: drawn per positive (default {RATIO})")
-    made.add_argument("--window-days", type=positive, metavar="D", help="of --purchases: sales the draw follows (default 30)")
-    made.add_argument("--seed", type=int, metavar="N", help="of --purchases: of the draw (default 0)")
+    made.add_argument(
+        "--negatives", type=between(0, _MOST_NEGATIVES), metavar="N", help=f"of --purchases: drawn per positive (default {RATIO})"
+    )
+    made.add_argument(
+        "--window-days", type=between(1, MOST_DAYS), metavar="D", help="of --purchases: sales the draw follows (default 30)"
+    )
+    made.add_argument("--seed", type=between(0, _MOST_SEED), metavar="N", help="of --purchases: of the draw (default 0)")
     made.add_argument("--assume-utc", action="store_true", help="times without a zone are UTC")
     made.add_argument("--fuxictr", nargs=2, type=moment, metavar=("VALID", "TEST"),
                       help="write fuxictr/ too; validation and test begin at these times (ISO 8601 with a zone)")  # fmt: skip
     made.add_argument(
         "--engine", choices=("auto", "single", "spark"), default="auto", help="auto: Spark with --master, or from 20 M labels on"
     )
-    made.add_argument("--rejects", type=Path, metavar="FILE", help="Parquet of rejected rows (default <home>/rejects/...)")
+    add_rejects_flag(made)
     add_spark_flags(made)
     return made
 

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 from pyspark.storagelevel import StorageLevel
 
 from jobs._behaviours import FOLDED, ROWS, Fold, ReadBehaviours
-from jobs._cli import Exit, add_spark_flags, now_us, parser, run, say, site
+from jobs._cli import Exit, add_rejects_flag, add_spark_flags, now_us, parser, run, say, site
 from jobs._frames import by_date, latest_offline
 from jobs._load import load_everywhere
 from jobs._progress import Progress
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     made = parser("user_sequences", __doc__.split("\n", 1)[0])
     made.add_argument("--behaviours", required=True, metavar="PATH", help="Parquet file, or folder of them, or a URI")
     made.add_argument("--sequence", default=names.USER_SEQUENCE, metavar="VIEW", help="sequence view (default user_sequence)")
-    made.add_argument("--rejects", type=Path, metavar="FILE", help="Parquet of rejected rows (default <home>/rejects/...)")
+    add_rejects_flag(made)
     add_spark_flags(made)
     return made
 

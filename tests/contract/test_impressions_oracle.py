@@ -171,6 +171,7 @@ def test_a_dry_run_writes_nothing_and_wrong_files_fail(tmp_path, capsys):
     assert "expected a Parquet file to write, got a folder" in capsys.readouterr().err
     assert run(tmp_path, files, [], 30, "--log", str(tmp_path / "behaviours.parquet"))[0] == 1
     assert "expected columns" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as ended:
-        run(tmp_path, files, [], 30, "--within", "1 day")
-    assert ended.value.code == 2
+    for span in ("1 day", "999999999d", "36501d"):
+        with pytest.raises(SystemExit) as ended:
+            run(tmp_path, files, [], 30, "--within", span)
+        assert ended.value.code == 2

@@ -121,8 +121,17 @@ def test_two_spaces_in_one_log_are_refused(site, capsys):
 
 def test_a_space_without_vectors_says_what_to_run(site, capsys):
     (site / "spaces.toml").write_text('[[space]]\nname = "moon"\nversion = 3\ndim = 3\n')
-    assert start(site, vectors=("--space", "moon_v3")) == 1
-    assert "backfill_embeddings" in capsys.readouterr().err
+    for flags in ([], ["--dry-run"]):
+        assert start(site, *flags, vectors=("--space", "moon_v3")) == 1
+        assert "backfill_embeddings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_a_label_named_as_a_column_of_the_set_is_refused(site, capsys, flags):
+    table = pq.read_table(site / "labels.parquet")
+    pq.write_table(table.append_column("sales_ever", table["label"]), site / "labels.parquet")
+    assert start(site, "--labels", "sales_ever", *flags) == 1
+    assert "['sales_ever'] again; rename the labels" in capsys.readouterr().err
 
 
 def test_bad_rows_are_counted_and_listed_and_no_other_label_is_lost(site, capsys):
@@ -162,6 +171,14 @@ def test_labels_that_all_lie_before_the_vectors_are_joined_and_warned_of(site, c
         assert start(site) == 0
         assert said in capsys.readouterr().err
         assert read_training_set(site / "out").vector.tolist() == [-1]
+
+
+def test_vectors_of_items_without_a_label_are_not_those_that_came_late(site, capsys):
+    pq.write_table(labels_table([("u", "c", 5, 1.0), ("no id", "a", 5, 1.0)]), site / "labels.parquet")
+    assert start(site) == 3
+    said = capsys.readouterr().err
+    assert "moon_v1 has no row of their items" in said
+    assert "--history" not in said
 
 
 def test_without_behaviours_every_history_is_empty(site):
@@ -228,6 +245,55 @@ def test_a_run_that_fails_leaves_the_training_set_that_was_there(site, capsys):
     assert "expected Parquet" in capsys.readouterr().err
     assert json.loads((site / "out" / layout.CARD).read_text()) == before
     assert sorted(p.name for p in site.iterdir() if p.name.startswith(".")) == []
+
+
+def test_a_link_to_a_folder_stays_and_the_set_is_put_where_it_points(site):
+    (site / "real").mkdir()
+    (site / "out").symlink_to(site / "real")
+    for _ in range(2):
+        assert start(site) == 0
+        assert (site / "out").is_symlink()
+        assert len(read_training_set(site / "real")) == 2
+    assert [p.name for p in site.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_file_is_never_replaced_and_what_stands_in_the_way_beside_the_folder_goes(site, capsys):
+    (site / "out").write_text("mine")
+    for flags in ([], ["--overwrite"], ["--overwrite", "--dry-run"]):
+        assert start(site, *flags) == 1
+        assert "expected a folder, got a file; name another folder" in capsys.readouterr().err
+    assert (site / "out").read_text() == "mine"
+    (site / "out").unlink()
+    (site / ".out.old").symlink_to(site)
+    (site / ".out.part").write_text("")
+    assert start(site) == 0
+    assert start(site) == 0
+    assert [p.name for p in site.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--negatives", "-1"], "expected 0 to 10000, got -1"),
+        (["--seed", "-1"], "got -1"),
+        (["--window-days", "1000000000"], "expected 1 to 36500, got 1000000000"),
+        (["--window-days", "0"], "got 0"),
+        (["--seed", "x"], "invalid integer value: 'x'"),
+    ],
+)
+def test_numbers_beyond_their_range_are_wrong_use(tmp_path, capsys, flags, said):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--purchases", str(tmp_path), "--no-vectors", "--out", str(tmp_path / "out"), *flags])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_rejects_file_that_is_a_folder_is_wrong_use_before_anything_is_written(site, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        start(site, "--rejects", str(site))
+    assert stopped.value.code == 2
+    assert "expected a file to write, got a folder" in capsys.readouterr().err
+    assert not (site / "out").exists()
 
 
 @pytest.mark.parametrize(
