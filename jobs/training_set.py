@@ -194,10 +194,13 @@ def _report(counted: dict[str, Any], inputs: Inputs, rejected: int, path: Path) 
 
 
 def _left_out(facts: Mapping[str, Any]) -> str:
-    """Sales that were not read and purchases that became no label, by reason; nothing where there are none."""
+    """Sales not read, purchases that became no label, negatives that were not drawn; nothing where there are none."""
+    purchases = dict(facts.get("positives_left_out", {}))
+    negatives = {"not found": purchases.pop("negative_not_found", 0)}
     said = ""
-    for kind, what in (("sales_left_out", "sales not read"), ("positives_left_out", "purchases not labelled")):
-        counts = ", ".join(f"{reason} {count:,}" for reason, count in facts.get(kind, {}).items() if count)
+    sales = facts.get("sales_left_out", {})
+    for what, kind in (("sales not read", sales), ("purchases not labelled", purchases), ("negatives", negatives)):
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in kind.items() if count)
         said += f"; {what}: {counts}" if counts else ""
     return said
 

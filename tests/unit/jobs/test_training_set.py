@@ -349,6 +349,10 @@ def test_purchases_with_drawn_negatives_are_the_set_that_is_made_in_memory(tmp_p
     assert all(f"{reason} {count:,}" in said for reason, count in made.left_out.items() if count)
     assert f"; purchases not labelled: first_days {got.card['input']['positives_left_out']['first_days']:,}" in said
     impressions = make_impressions(made, variant="all", seed=5, ratio=2, window=20 * DAY)
+    left_out = got.card["input"]["positives_left_out"]
+    assert left_out == impressions.left_out
+    assert got.label.sum() + sum(left_out.values()) - left_out["negative_not_found"] == len(made)
+    assert "negative_not_found" not in said
     expected = from_purchases(made, impressions, 4, None)
     assert len(got) == len(expected) > 100
     assert [got.item_ids[i] for i in got.item] == [expected.item_ids[i] for i in expected.item]
