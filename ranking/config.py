@@ -41,7 +41,8 @@ class FitConfig:
     """Training, shared by all models of a file.
 
     Args:
-        epochs: at most so many; training stops after `patience` epochs without a better validation GAUC.
+        epochs: at most so many; training stops after `patience` epochs without a better validation GAUC, or log-loss where no
+            user of the validation days has both labels.
         groups: groups a batch.
         candidates: K of a group in training.
         decay: weight decay of AdamW.

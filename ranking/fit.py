@@ -87,8 +87,10 @@ def fit(model: Ranker, trial: Trial, config: FitConfig, *, checkpoints: Checkpoi
         rows = examples.split.validation
         measured = headline(examples.data.label[rows], score(model, examples, rows), examples.users(rows))
         curve.append({"epoch": epoch + 1, "train_loss": loss, "validation": measured})
-        say(f"seed {seed} epoch {epoch + 1}/{config.epochs}: loss {loss:.4f}, validation GAUC {100 * measured['gauc']:.2f}")
-        if _gauc(curve[-1]) >= max(map(_gauc, curve)):
+        if epoch == first and not np.isfinite(measured["gauc"]):
+            say("validation: no user has both labels, so there is no GAUC: the epoch is chosen by log-loss")
+        say(f"seed {seed} epoch {epoch + 1}/{config.epochs}: loss {loss:.4f}, validation {_told(measured)}")
+        if _merit(curve[-1]) >= max(map(_merit, curve)):
             best = copy.deepcopy(model.state_dict())
         if checkpoints is not None:
             tensors = {**_named(model.state_dict(), "now"), **_named(best, "best")}
@@ -132,12 +134,18 @@ def _epoch(model: Ranker, optimizer: Optimizer, trial: Trial, config: FitConfig,
 
 
 def _is_over(curve: list[Record], patience: int) -> bool:
-    return bool(curve) and len(curve) - 1 - int(np.argmax([_gauc(r) for r in curve])) >= patience
+    return bool(curve) and len(curve) - 1 - int(np.argmax([_merit(r) for r in curve])) >= patience
 
 
-def _gauc(record: Record) -> float:
-    found = float(record["validation"]["gauc"])
-    return found if np.isfinite(found) else 0.0
+def _merit(record: Record) -> float:
+    # Who has both labels is the same after every epoch: GAUC and log-loss never meet in one curve.
+    measured = record["validation"]
+    found = float(measured["gauc"]) if np.isfinite(measured["gauc"]) else -float(measured["log_loss"])
+    return found if np.isfinite(found) else -np.inf
+
+
+def _told(measured: Record) -> str:
+    return f"GAUC {100 * measured['gauc']:.2f}" if np.isfinite(measured["gauc"]) else f"log-loss {measured['log_loss']:.4f}"
 
 
 def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -183,6 +183,24 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path, chosen):
     assert whole[1] == tuple(parts[1])
 
 
+def test_log_loss_chooses_the_epoch_where_no_user_of_the_validation_days_has_both_labels():
+    examples = examples_of(baskets=80)
+    label = np.ones_like(examples.data.label)
+    label[examples.split.validation] = 0
+    examples = replace(examples, data=replace(examples.data, label=label))
+    lines, config = list[str](), replace(SMALL.fit, epochs=3, patience=3)
+    trial = Trial(examples, 0, lines.append)
+    fitted = fit(new_model(trial, SMALL, ModelConfig(), None), trial, config)
+    losses = [record["validation"]["log_loss"] for record in fitted.curve]
+    assert losses == sorted(losses)
+    assert losses[0] < losses[-1]
+    rows = examples.split.validation
+    chosen = headline(label[rows], score(fitted.model, examples, rows), examples.users(rows))
+    assert chosen["log_loss"] == losses[0]
+    assert sum("chosen by log-loss" in line for line in lines) == 1
+    assert not any("nan" in line for line in lines)
+
+
 def test_vectors_that_know_the_basket_raise_gauc():
     """Items of one half are bought by one half of the users: vectors that know the half must help."""
     draw = np.random.default_rng(0)
