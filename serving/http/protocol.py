@@ -7,6 +7,7 @@ from asyncio.events import TimerHandle
 from typing import Final
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving.http.problems import MEDIA_TYPE, Problem
@@ -14,12 +15,26 @@ from serving.http.problems import MEDIA_TYPE, Problem
 #: Bytes of the headers of one request, and of what comes after the answer to one whose body was not waited for.
 _MOST_HEAD: Final = 1 << 16
 _MOST_REST: Final = 1 << 24
+#: Bytes parsed at once: no more requests than fit in them wait for their turn on one connection.
+_SLICE: Final = 1 << 10
+
+
+class _Flow(FlowControl):
+    """Reads nothing while it is held, whatever the request that runs asks for."""
+
+    held = False
+
+    def resume_reading(self) -> None:
+        """Read again, unless held."""
+        if not self.held:
+            super().resume_reading()
 
 
 class Guarded(HttpToolsProtocol):
     """Ends connections that send no whole headers in time or do not read their answer; what is no HTTP is a typed 400.
 
-    A request that asks for an upgrade is answered as if it did not (RFC 9110, section 7.8).
+    A request that asks for an upgrade is answered as if it did not (RFC 9110, section 7.8). Of requests that do not wait for the
+    answers to those ahead of them a few are parsed; what is behind stays with the caller until they were answered.
 
     Attributes:
         header_seconds: from the connection, or from the first byte of a later request, to the end of its headers; and how long
@@ -31,7 +46,10 @@ class Guarded(HttpToolsProtocol):
     header_seconds = 5.0
     most_connections = 512
     most_requests = 1_000
+    flow: _Flow
     _requests = 0
+    _full = False
+    _unparsed = memoryview(b"")
     _in_head = False
     _came = 0
     _headers_due: TimerHandle | None = None
@@ -40,6 +58,7 @@ class Guarded(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller came."""
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         if len(self.connections) > self.most_connections:
             self._refuse(Problem("busy", f"connections: expected at most {self.most_connections}, got more; try again"))
             return
@@ -49,18 +68,27 @@ class Guarded(HttpToolsProtocol):
         """A caller went."""
         self._cancel()
         self._taken()
+        self._unparsed = memoryview(b"")
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Bytes came."""
+        if self._full:
+            return
+        if self.flow.held:
+            self._unparsed = memoryview(b"".join([self._unparsed, data]))
+            return
         awaited = self._headers_due
         self._unset_keepalive_if_required()
-        rest: memoryview | None = memoryview(data)
-        while rest is not None and self.parser is not None and not self.transport.is_closing():
-            rest = self._feed(rest)
+        self._unparsed = self._parsed(memoryview(data))
         if self.parser is None or self.transport.is_closing():
             return
-        if self._headers_due is None:
+        if self.pipeline:
+            # The time of a head that is half here does not run while nothing of it is read.
+            self._cancel()
+            self.flow.held = True
+            self.flow.pause_reading()
+        elif self._headers_due is None:
             # Bytes after an answer ended uvicorn's time for the next request, and are none.
             if self.cycle is not None and self.cycle.response_complete:
                 self._await_headers()
@@ -69,19 +97,32 @@ class Guarded(HttpToolsProtocol):
             if self._came > (_MOST_HEAD if self._in_head else _MOST_REST):
                 self._too_much()
 
+    def on_response_complete(self) -> None:
+        """A request was answered; the next begins."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._await_taken()
+        elif self.flow.held and not self.pipeline:
+            self.loop.call_soon(self._go_on)
+
     def pause_writing(self) -> None:
         """The caller does not take its answer, which fills the buffer."""
         super().pause_writing()
-        if self._taken_due is None:
-            self._taken_due = self.loop.call_later(self.header_seconds, self.transport.abort)
+        self._await_taken()
 
     def resume_writing(self) -> None:
         """It does again."""
         self._taken()
+        if self.transport.is_closing():
+            self._await_taken()
         super().resume_writing()
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._requests >= self.most_requests:
+            # The connection ends with the answer to the one before.
+            self._full = True
+            raise ValueError
         super().on_message_begin()
         self._in_head = True
         if self._requests:
@@ -117,6 +158,26 @@ class Guarded(HttpToolsProtocol):
             self.transport.abort()
         super().timeout_keep_alive_handler()
 
+    def _go_on(self) -> None:
+        """Take up what was not parsed, then the connection."""
+        if not self.flow.held or self.pipeline or self.parser is None or self.transport.is_closing():
+            return
+        self.flow.held = False
+        if self._in_head:
+            self._await_headers()
+        if self._unparsed:
+            self.data_received(self._unparsed)
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def _parsed(self, data: memoryview) -> memoryview:
+        """Parse until a request has to wait for its turn; returns what is left."""
+        while data and not self.pipeline and not self._full and self.parser is not None and not self.transport.is_closing():
+            piece = data[:_SLICE]
+            rest = self._feed(piece)
+            data = data[len(piece) - (0 if rest is None else len(rest)) :]
+        return data
+
     def _feed(self, data: memoryview) -> memoryview | None:
         """Parse; returns what is left after the headers of a request that asks for an upgrade, where the parser stops."""
         try:
@@ -124,7 +185,8 @@ class Guarded(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             return self._without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            self.send_400_response("")
+            if not self._full:
+                self.send_400_response("")
         return None
 
     def _without_upgrade(self, rest: memoryview) -> memoryview:
@@ -144,12 +206,16 @@ class Guarded(HttpToolsProtocol):
     def _no_headers(self) -> None:
         self._headers_due = None
         if not self.transport.is_closing():
-            self.transport.close()
+            self._close()
 
     def _cancel(self) -> None:
         if self._headers_due is not None:
             self._headers_due.cancel()
             self._headers_due = None
+
+    def _await_taken(self) -> None:
+        if self._taken_due is None and self.transport.get_write_buffer_size():
+            self._taken_due = self.loop.call_later(self.header_seconds, self.transport.abort)
 
     def _taken(self) -> None:
         if self._taken_due is not None:
@@ -161,7 +227,7 @@ class Guarded(HttpToolsProtocol):
             self._refuse(Problem("too-large", f"headers: expected at most {_MOST_HEAD} bytes, got more"))
         else:
             # An answer is on its way, or was given.
-            self.transport.close()
+            self._close()
 
     def _refuse(self, problem: Problem) -> None:
         self._cancel()
@@ -169,7 +235,11 @@ class Guarded(HttpToolsProtocol):
         lines = [STATUS_LINE[problem.status], f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n".encode()]
         lines += [f"{name.lower()}: {value}\r\n".encode() for name, value in problem.headers.items()]
         self.transport.write(b"".join([*lines, b"connection: close\r\n\r\n", body]))
+        self._close()
+
+    def _close(self) -> None:
         self.transport.close()
+        self._await_taken()
 
 
 def guarded(*, header_seconds: float, most_connections: int) -> type[Guarded]:
