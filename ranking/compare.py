@@ -1,7 +1,8 @@
 """Train the models of a configuration under several seeds and compare them: ``python -m ranking.compare --data DIR --out OUT``.
 
 Every model is trained by a command of its own, several at a time; what is done in OUT is not run again unless its settings
-or its data changed (changed code is not seen: ``--no-resume``). OUT gets ``table.json``, ``table.md`` and plots.
+or its data changed, wherever they lie now. Changed code is not seen: ``--no-resume`` trains all anew, MAKE's models too. OUT gets
+``table.json``, ``table.md`` and plots.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from encoders.arguments import positive
-from encoders.study.runs import Run, execute
+from encoders.arguments import not_negative, positive
+from encoders.study.runs import execute
 from moontide.errors import Misconfigured, MoontideError
 from moontide.pit.impressions import VARIANTS
 from ranking.config import RankingConfig
-from ranking.plan import SET, TRAIN, Point, Wanted, data_digest, points_of, run_of
+from ranking.plan import SET, TRAIN, Point, TrainingRun, Wanted, check_set, data_digest, points_of, run_of
 from ranking.resampling import DRAWS
 from ranking.results import as_markdown
 from ranking.run_file import write_json
+from ranking.stages import forget_make
 from ranking.summary import FORMAT_VERSION, summarise
 
 Clock = Callable[[], float]
@@ -36,16 +39,13 @@ def run(arguments: argparse.Namespace, command: str, clock: Clock, program: str 
     """
     wanted = wanted_of(arguments)
     config = wanted.loaded()
+    if not arguments.collect:
+        check_set(wanted, config)
     out, root = arguments.out, arguments.out / "runs"
     runs = {
         point: run_of(point, wanted, config, cache=out / "cache", program=program) for point in points_of(wanted, config)
     }  # fmt: skip
-    if not arguments.resume:
-        for each in runs.values():
-            (each.folder(root) / "run.json").unlink(missing_ok=True)
-    if not arguments.collect and not execute(
-        list(runs.values()), root, say=_say, clock=clock, dry=arguments.dry_run, jobs=arguments.jobs
-    ):
+    if not arguments.collect and not _execute(arguments, list(runs.values()), clock):
         return None
     body = _body(runs, root, config, wanted, arguments.draws)
     body = {**body, "command": command}
@@ -56,6 +56,18 @@ def run(arguments: argparse.Namespace, command: str, clock: Clock, program: str 
     for path in draw_all(body, out, ending=arguments.plot):
         _say(f"{path}")
     return body
+
+
+def _execute(arguments: argparse.Namespace, runs: Sequence[TrainingRun], clock: Clock) -> bool:
+    """What `execute` says; without ``--resume`` nothing counts as done, and only a dry run leaves it there."""
+    out, root = arguments.out, arguments.out / "runs"
+    if not arguments.resume and not arguments.dry_run:
+        for each in runs:
+            (each.folder(root) / "run.json").unlink(missing_ok=True)
+        forget_make(out / "cache")
+    elif not arguments.resume:
+        runs = [replace(each, again=True) for each in runs]
+    return execute(runs, root, say=_say, clock=clock, dry=arguments.dry_run, jobs=arguments.jobs)
 
 
 def wanted_of(arguments: argparse.Namespace) -> Wanted:
@@ -76,7 +88,7 @@ def wanted_of(arguments: argparse.Namespace) -> Wanted:
     )  # fmt: skip
 
 
-def _body(runs: dict[Point, Run], root: Path, config: RankingConfig, wanted: Wanted, draws: int) -> dict[str, Any]:
+def _body(runs: dict[Point, TrainingRun], root: Path, config: RankingConfig, wanted: Wanted, draws: int) -> dict[str, Any]:
     done = [point for point, each in runs.items() if each.done(root)]
     if not done:
         raise Misconfigured(f"--out {root.parent}: expected runs that are done, got none of {len(runs)}; run without --collect")
@@ -98,12 +110,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--spaces", nargs="+", default=[], metavar="NAME=FILE.npz", help="NAME=set, and default: the set's own")
     parser.add_argument("--models", nargs="+", default=[], help="the base is always there; default: the configuration's")
     parser.add_argument("--lengths", nargs="+", type=positive, default=[], help="of histories; default: the configuration's")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[], help="default: the configuration's")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[], help="of purchases; default: the configuration's")
     parser.add_argument("--seeds", type=positive, help="how many, from 0; default: the configuration's")
-    parser.add_argument("--curve-epochs", type=int, default=0, help="also train the base and MAKE so long, for their curves")
+    parser.add_argument(
+        "--curve-epochs", type=not_negative, default=0, help="also train the base and MAKE so long, for their curves"
+    )
     parser.add_argument("--jobs", type=positive, default=2, help="runs at a time, one thread each")
     parser.add_argument("--draws", type=positive, default=DRAWS, help="of the bootstrap")
-    parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="keep runs that are done")
+    parser.add_argument(
+        "--resume", action=argparse.BooleanOptionalAction, default=True, help="keep runs that are done, and MAKE's models"
+    )
     parser.add_argument("--collect", action="store_true", help="run nothing; compare what is done")
     parser.add_argument("--dry-run", action="store_true", help="list the runs")
     parser.add_argument("--plot", choices=("png", "svg"), default="png")

@@ -26,6 +26,7 @@ from ranking.batch import Batch
 from ranking.config import ModelConfig, RankingConfig, load_config
 from ranking.contract import FILES, MAX_ITEMS, Contract, digest_of, manifest_of
 from ranking.examples import Examples
+from ranking.fingerprint import ids_digest
 from ranking.fit import Fitted, Trial, lengths
 from ranking.groups import groups_of
 from ranking.models.base import Ranker, VectorTable
@@ -110,10 +111,11 @@ def _vocabulary(model: Ranker, examples: Examples) -> bytes:
 def restore(
     config: RankingConfig, name: str, data: Path, weights: Path, *, vectors: Path | None, length: int
 ) -> tuple[Ranker, Trial]:
-    """The model that ``ranking.train --save`` wrote, and the examples it was trained on.
+    """The model that ``ranking.train --save`` wrote, and the examples of `data`: those it was trained on, or of the same items.
 
     Raises:
-        Misconfigured: another model, data or configuration than the weights were trained with.
+        Misconfigured: another model, configuration, space or split than the weights were trained with, or other items: the
+            rows of the embedding would stand for other ids.
     """
     chosen = config.model(name)
     read = read_data(data, config, chosen, vectors=vectors, length=length)
@@ -127,6 +129,9 @@ def restore(
         "train_rows": len(examples.split.train),
         "space": {"id": space.id, "digest": space.encoder_digest} if space and chosen.reads_vectors else None,
     }  # fmt: skip
+    # Weights that were saved without a digest of the items are taken by their split and number alone.
+    if "items" in note:
+        wanted["items"] = ids_digest(read.item_ids)
     got = {key: note.get(key) for key in wanted}
     if got != wanted:
         raise Misconfigured(

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import torch
 
-from encoders.arguments import positive
+from encoders.arguments import not_negative, positive
 from moontide.errors import Misconfigured, MoontideError
 from moontide.pit.impressions import VARIANTS
 from moontide.pit.training_set import TrainingSet
@@ -107,7 +107,10 @@ def _parser() -> argparse.ArgumentParser:
 def _seeds(text: str) -> tuple[int, ...]:
     if "," not in text:
         return tuple(range(positive(text)))
-    return tuple(dict.fromkeys(int(part) for part in text.split(",") if part))
+    found = tuple(dict.fromkeys(not_negative(part) for part in text.split(",") if part))
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected how many, or a list such as 4,7, got {text!r}")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

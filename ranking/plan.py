@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from encoders.study.runs import HERE, RESULT, Run, python
 from moontide.errors import Misconfigured
+from moontide.pit.layout import CARD, read_card
 from ranking.config import RankingConfig, load_config
 
 TRAIN: Final = "ranking.train"
-CARD: Final = "card.json"
 #: In place of a vector file: the vectors of the training set itself.
 SET: Final = "set"
 #: Kind of a point: a row of the table, or training far beyond the best epoch for the curve alone.
 ROW, CURVE = "row", "curve"
+#: Flags of files whose content is in what a run depends on: how their paths are written decides nothing.
+PLACES: Final = frozenset({"--config", "--data", "--vectors", "--cache"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,35 @@ class Point:
         space = f"-{self.space}" if self.space else ""
         curve = "" if self.kind == ROW else f"{self.kind}-"
         return f"{curve}{self.variant}-L{self.length}-{self.model}{space}-s{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun(Run):
+    """The run of a point. It is done where its result came from these commands, however paths of the same content were written.
+
+    Args:
+        again: it is not done, whatever is there.
+    """
+
+    again: bool = False
+
+    def done(self, root: Path) -> bool:
+        """The result is there, from these commands and inputs."""
+        folder = self.folder(root)
+        try:
+            found = json.loads((folder / "run.json").read_text("utf-8"))
+            same = _without_places(found) == _without_places(json.loads(self.described()))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return same and not self.again and (folder / RESULT).is_file()
+
+
+def _without_places(described: Mapping[str, Any]) -> Any:
+    commands = [
+        [part for before, part in zip(["", *command], command, strict=False) if before not in PLACES]
+        for command in described["commands"]
+    ]
+    return commands, described["depends"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +121,27 @@ def points_of(wanted: Wanted, config: RankingConfig) -> list[Point]:
     return made
 
 
+def check_set(wanted: Wanted, config: RankingConfig) -> None:
+    """A training set has one kind of impressions and histories of one length: what it cannot give is refused.
+
+    Raises:
+        Misconfigured: variants of a training set, or histories longer than its own.
+    """
+    if not (wanted.data / CARD).is_file():
+        return
+    made, asked = read_card(wanted.data).get("length"), max(wanted.lengths or config.compare.lengths)
+    if wanted.variants:
+        raise Misconfigured(
+            f"--variants: expected none with the training set {wanted.data}, whose impressions are made, got "
+            f"{list(wanted.variants)}; leave the flag out, or give a folder of purchases"
+        )
+    if made is not None and asked > made:
+        raise Misconfigured(
+            f"--lengths: expected at most {made}, the training set's, got {asked}; give shorter ones, or build the set with "
+            f"--length {asked}"
+        )
+
+
 def _spaces_of(config: RankingConfig, name: str, spaces: Sequence[str]) -> Sequence[str]:
     model = config.model(name)
     if not model.reads_vectors or not spaces:
@@ -105,7 +158,7 @@ def _curves(first: Point, models: Sequence[str], wanted: Wanted, config: Ranking
     ]  # fmt: skip
 
 
-def run_of(point: Point, wanted: Wanted, config: RankingConfig, *, cache: Path, program: str = TRAIN) -> Run:
+def run_of(point: Point, wanted: Wanted, config: RankingConfig, *, cache: Path, program: str = TRAIN) -> TrainingRun:
     """The command of a point, and all that decides its outcome.
 
     Raises:
@@ -123,7 +176,7 @@ def run_of(point: Point, wanted: Wanted, config: RankingConfig, *, cache: Path, 
         "data": data_digest(wanted.data),
         "vectors": None if vectors is None else _digest([vectors]),
     }
-    return Run(point.name, (python(program, *arguments, "--json", f"{HERE}/{RESULT}"),), depends)
+    return TrainingRun(point.name, (python(program, *arguments, "--json", f"{HERE}/{RESULT}"),), depends)
 
 
 def data_digest(folder: Path) -> str:

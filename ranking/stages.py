@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
+from typing import Final
 
 import torch
 
 from ranking.config import ModelConfig, RankingConfig
+from ranking.fingerprint import fingerprint
 from ranking.fit import Fitted, Trial, fit
 from ranking.models.base import Parts, Ranker, VectorTable
 from ranking.models.make import MultimodalDin
 from ranking.models.registry import build_model
 from ranking.spaces import vector_rows
 from ranking.weights import read_weights, write_weights
+
+#: Begins and ends the name of a multimodal model in a cache.
+_CACHED: Final = ("make-", ".safetensors")
 
 
 def parts_of(trial: Trial, config: RankingConfig, chosen: ModelConfig) -> Parts:
@@ -25,13 +29,13 @@ def parts_of(trial: Trial, config: RankingConfig, chosen: ModelConfig) -> Parts:
 def make_stage(trial: Trial, config: RankingConfig, chosen: ModelConfig, *, cache: Path | None = None) -> Fitted | None:
     """The multimodal model of MAKE, trained for several epochs; None where the model brings none.
 
-    With `cache` it is trained once for all runs that share data, space, length, seed and settings.
+    With `cache` it is trained once for all runs that share what it reads of the data, length, seed and settings.
     """
     if "make" not in chosen.sides:
         return None
     torch.manual_seed(trial.seed)
     model = MultimodalDin(parts_of(trial, config, chosen))
-    path = None if cache is None else cache / f"make-{_digest(trial, config, chosen)}.safetensors"
+    path = None if cache is None else cache / _digest(trial, config, chosen).join(_CACHED)
     if path is not None and path.exists():
         note = read_weights(path, model)
         return Fitted(model, tuple(note["curve"]))
@@ -42,6 +46,12 @@ def make_stage(trial: Trial, config: RankingConfig, chosen: ModelConfig, *, cach
     return fitted
 
 
+def forget_make(cache: Path) -> None:
+    """Remove the multimodal models that `make_stage` left in a cache."""
+    for path in cache.glob("*".join(_CACHED)):
+        path.unlink(missing_ok=True)
+
+
 def new_model(trial: Trial, config: RankingConfig, chosen: ModelConfig, made: Fitted | None) -> Ranker:
     """The configured model with fresh weights under the trial's seed."""
     torch.manual_seed(trial.seed)
@@ -50,10 +60,4 @@ def new_model(trial: Trial, config: RankingConfig, chosen: ModelConfig, made: Fi
 
 
 def _digest(trial: Trial, config: RankingConfig, chosen: ModelConfig) -> str:
-    data = trial.examples.data
-    state = hashlib.blake2b(digest_size=8)
-    state.update(config.make_digest(trial.seed, trial.examples.length, chosen.shuffle, list(trial.examples.names)).encode())
-    state.update(trial.examples.split.train.tobytes() + data.item.tobytes() + data.label.tobytes())
-    if data.vectors is not None:
-        state.update(data.vectors.codes.tobytes() + data.vector.tobytes())
-    return state.hexdigest()
+    return config.make_digest(trial.seed, chosen.shuffle, fingerprint(trial.examples, vectors=True))

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from encoders.arguments import positive
+from encoders.arguments import not_negative, positive
 from encoders.training.checkpoint import CheckpointFolder
 from moontide.errors import MoontideError
 from ranking.config import ModelConfig, RankingConfig, load_config
 from ranking.data_card import card_of
 from ranking.evaluation import evaluate, slices_of
+from ranking.fingerprint import fingerprint, ids_digest
 from ranking.fit import Fitted, Say, Trial, fit, score
 from ranking.prepare import prepare, read_data
 from ranking.recalibration import recalibrated
@@ -44,9 +45,9 @@ def run(arguments: argparse.Namespace, say: Say, clock: Callable[[], float]) -> 
     data = read_data(arguments.data, config, chosen, vectors=arguments.vectors, length=arguments.length)
     trial = Trial(prepare(data, config, chosen, length=arguments.length), arguments.seed, say)
     say(f"{arguments.model}: {said(data, trial.examples.split)}")
+    checkpoints = _checkpoints(arguments, config, chosen, trial)
     made = make_stage(trial, config, chosen, cache=arguments.cache)
-    model = new_model(trial, config, chosen, made)
-    fitted = fit(model, trial, config.fit, checkpoints=_checkpoints(arguments, config, chosen))
+    fitted = fit(new_model(trial, config, chosen, made), trial, config.fit, checkpoints=checkpoints)
     rows, logits = _test_rows(trial), score(fitted.model, trial.examples, trial.examples.split.test)
     body = {
         "settings": _settings(arguments, config, chosen, trial), "card": card_of(trial.examples), "curve": list(fitted.curve),
@@ -56,7 +57,8 @@ def run(arguments: argparse.Namespace, say: Say, clock: Callable[[], float]) -> 
     }  # fmt: skip
     write_run(arguments.json, body, rows, logits)
     if arguments.save is not None:
-        write_weights(arguments.save, fitted.model, _settings(arguments, config, chosen, trial))
+        items = {"items": ids_digest(trial.examples.data.item_ids)}
+        write_weights(arguments.save, fitted.model, {**_settings(arguments, config, chosen, trial), **items})
 
 
 def _test_rows(trial: Trial) -> TestRows:
@@ -85,11 +87,21 @@ def _settings(arguments: argparse.Namespace, config: RankingConfig, chosen: Mode
     }  # fmt: skip
 
 
-def _checkpoints(arguments: argparse.Namespace, config: RankingConfig, chosen: ModelConfig) -> CheckpointFolder | None:
+def _checkpoints(
+    arguments: argparse.Namespace, config: RankingConfig, chosen: ModelConfig, trial: Trial
+) -> CheckpointFolder | None:
     if arguments.checkpoints is None:
         return None
-    digests = {"config": config.run_digest(chosen, arguments.length), "seed": str(arguments.seed)}
+    data = fingerprint(trial.examples, vectors=chosen.reads_vectors)
+    digests = {"config": config.run_digest(chosen, arguments.length), "seed": str(arguments.seed), "data": data}
     return CheckpointFolder(arguments.checkpoints, digests, resume=arguments.resume)
+
+
+def _run_path(text: str) -> Path:
+    # The logits lie beside under the name without its ending: another ending would be cut off, or is theirs.
+    if Path(text).suffix != ".json":
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .json, got {text!r}")
+    return Path(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,13 +112,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vectors", type=Path, help=".npz of another space (encoders.study encode); default: the set's")
     parser.add_argument("--model", required=True, help="a model of the configuration")
     parser.add_argument("--length", type=positive, default=50, help="L, behaviours of a history")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=not_negative, default=0)
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--cache", type=Path, help="folder where multimodal models wait for the next run that needs them")
     parser.add_argument("--checkpoints", type=Path, help="folder of checkpoints, one after each epoch")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoints, of the same data and settings")
     parser.add_argument("--save", type=Path, metavar="FILE", help=".safetensors of the trained model, for ranking.export")
-    parser.add_argument("--json", type=Path, required=True, help="the run file; its logits go beside it")
+    parser.add_argument(
+        "--json", type=_run_path, required=True, help="the run file, NAME.json; its logits go beside it, NAME.npz"
+    )
     return parser
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,13 @@ def existing(path: Path, *, what: str) -> Path:
             f"{path}: expected {what}, got nothing there; point --data at the folder that holds the published files"
         )
     return path
+
+
+def facts(paths: Sequence[Path], folder: Path) -> dict[str, Any]:
+    """For the card, which files were read: ``count``, ``bytes``, and ``digest`` of their names below `folder` and their sizes."""
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+    digest = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest()[:16]
+    return {"count": len(sizes), "bytes": sum(sizes.values()), "digest": digest}
 
 
 def batches(path: Path, columns: Sequence[str], *, rows: int | None = None) -> Iterator[pa.RecordBatch]:

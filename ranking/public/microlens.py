@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -45,7 +45,12 @@ def source(data: Path, *, users: int, spec: SimTierSpec) -> Source:
     folder = data / _FOLDER if (data / _FOLDER).is_dir() else data
     paths = {part: files.existing(folder / name, what=f"the challenge's {name}") for part, name in _PARTS.items()}
     info = files.existing(folder / "item_info.parquet", what="the challenge's item_info.parquet")
-    said = {"users_percent": users, "users_rule": "(user & 0x7FFFFFFF) % 100 < percent", "test_part": "valid.parquet"}
+    said: dict[str, Any] = {
+        "users_percent": users,
+        "users_rule": "(user & 0x7FFFFFFF) % 100 < percent",
+        "test_part": "valid.parquet",
+    }
+    said["files"] = files.facts([*paths.values(), info], folder)
     blocks = partial(_blocks, paths, users=users, length=spec.length)
     return Source(NAME, blocks, partial(_vectors, info), SPACE, spec, SCALARS, said)
 

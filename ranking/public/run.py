@@ -34,12 +34,14 @@ def data_of(arguments: argparse.Namespace) -> Path:
     """The training set in ``OUT/data``, made unless it is there.
 
     Raises:
-        Misconfigured: the published files are missing or malformed, or what is there was made with other arguments.
+        Misconfigured: the published files are missing or malformed, or what is there was made with other arguments or from
+            files of other names or sizes, or is no training set.
     """
     make, space = SETS[arguments.set]
     spec = SimTierSpec(space.id, tiers=arguments.tiers, length=arguments.length)
     folder: Path = arguments.out / "data"
-    wanted = {"source": arguments.set, "users_percent": arguments.users, "simtier": spec.spec_id}
+    source = make(arguments.data, users=arguments.users, spec=spec)
+    wanted = {"source": source.name, "users_percent": arguments.users, "simtier": spec.spec_id, "files": source.said["files"]}
     if (folder / layout.CARD).is_file():
         card = layout.read_card(folder)
         made = {key: card.get(key) for key in wanted}
@@ -47,13 +49,23 @@ def data_of(arguments: argparse.Namespace) -> Path:
             raise Misconfigured(f"{folder}: expected a training set of {wanted}, got one of {made}; choose another --out")
         _say(f"{folder}: made before, used again")
         return folder
+    _require_free(folder)
     part = folder.with_name("data.part")
     if part.exists():
         shutil.rmtree(part)
-    card = convert(make(arguments.data, users=arguments.users, spec=spec), part, say=_say)
+    card = convert(source, part, say=_say)
     part.replace(folder)
     _say(shown(card))
     return folder
+
+
+def _require_free(folder: Path) -> None:
+    # Before anything is read: the set is moved here once it is whole, hours later perhaps.
+    taken = next((each for each in (folder, *folder.parents) if each.exists() and not each.is_dir()), None)
+    if taken is not None:
+        raise Misconfigured(f"{taken}: expected a folder or nothing, got a file; choose another --out")
+    if folder.exists() and any(folder.iterdir()):
+        raise Misconfigured(f"{folder}: expected a training set or nothing, got other content; choose another --out")
 
 
 def shown(card: dict[str, Any]) -> str:

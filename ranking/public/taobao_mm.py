@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,8 @@ def source(data: Path, *, users: int, spec: SimTierSpec) -> Source:
     """
     shards = {part: _shards(data, part) for part in ("train", "test")}
     vectors = _vector_files(data)
-    said = {"users_percent": users, "users_rule": "(user & 0x7FFFFFFF) % 100 < percent"}
+    said: dict[str, Any] = {"users_percent": users, "users_rule": "(user & 0x7FFFFFFF) % 100 < percent"}
+    said["files"] = files.facts([*shards["train"], *shards["test"], *filter(None, vectors)], data)
     blocks = partial(_blocks, shards, users=users, length=spec.length)
     return Source(NAME, blocks, partial(_vectors, *vectors), SPACE, spec, SCALARS, said)
 

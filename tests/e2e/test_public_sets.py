@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,5 +46,24 @@ def test_the_training_set_is_kept_and_refused_for_other_arguments(tmp_path, caps
     assert (folder / "card.json").stat().st_mtime_ns == card
     assert run.main([*arguments, "--length", "7"]) == 1
     assert "choose another --out" in capsys.readouterr().err
+    # Files of other names or sizes are other data; that they are newer says nothing.
+    (tmp_path / "other").mkdir()
+    MicroLens(tmp_path / "other", users=41)
+    assert run.main([*arguments, "--data", str(tmp_path / "other")]) == 1
+    assert "choose another --out" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "files", tmp_path / "moved")
+    assert run.data_of(run._parser().parse_args([*arguments, "--data", str(tmp_path / "moved")])) == folder
     assert run.main(["microlens", "--data", str(tmp_path), "--out", str(tmp_path / "new")]) == 1
     assert "the challenge's train.parquet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("taken", ["out/data/mine.txt", "out/data", "out"])
+def test_a_place_that_is_taken_is_refused_before_anything_is_read(tmp_path, capsys, monkeypatch, taken):
+    (tmp_path / "files").mkdir()
+    MicroLens(tmp_path / "files", users=5)
+    (tmp_path / taken).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / taken).write_text("x")
+    monkeypatch.setattr(run, "convert", None)
+    assert run.main(["microlens", "--data", str(tmp_path / "files"), "--out", str(tmp_path / "out")]) == 1
+    assert "choose another --out" in capsys.readouterr().err
+    assert (tmp_path / taken).read_text() == "x"

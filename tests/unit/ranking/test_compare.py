@@ -228,9 +228,61 @@ def test_commands_are_run_and_only_what_is_not_done_is_run_again(shop, capsys):
     assert "21 of 24 runs are not done" in capsys.readouterr().err
     group = json.loads((shop / "out" / "table.json").read_text())["groups"][0]
     assert [row["seeds"] for row in group["rows"]] == [[0], [0], [0]]
+    (shop / "out" / "cache").mkdir()
+    cached = shop / "out" / "cache" / "make-0123456789abcdef.safetensors"
+    cached.touch()
     assert compare(shop, *few, "--no-resume", "--dry-run") == 0
     assert "0 done, 3 to go" in capsys.readouterr().err
+    assert compare(shop, *few) == 0
     assert ran(shop) == []
+    assert cached.exists()
+    # Changed code is not seen: all is trained anew, the models that runs share, too.
+    assert compare(shop, *few, "--no-resume") == 0
+    assert sorted(ran(shop)) == ["id", "simtier", "simtier"]
+    assert not cached.exists()
+
+
+def test_what_is_done_is_done_however_its_paths_are_written(shop, monkeypatch, capsys):
+    train_here(shop, lengths=(5,), seeds=1, models=("simtier",))
+    monkeypatch.chdir(shop)
+    argv = [
+        "--config",
+        "tiny.toml",
+        "--data",
+        "data/../data",
+        "--out",
+        "out",
+        "--draws",
+        60,
+        "--spaces",
+        "moon=moon.npz",
+        "svd=svd.npz",
+    ]
+    argv = [str(part) for part in [*argv, "--lengths", 5, "--seeds", 1, "--models", "simtier", "--dry-run"]]
+    assert main(argv, program="fake_train") == 0
+    assert "3 done, 0 to go" in capsys.readouterr().err
+    # Everything else decides, and what is no description of a run is none.
+    assert main([*argv, "--set", "fit.rate=0.01"], program="fake_train") == 0
+    assert "0 done, 3 to go" in capsys.readouterr().err
+    for path, text in zip(sorted(Path("out/runs").glob("*/run.json")), ("[]", "{}", "no JSON"), strict=True):
+        path.write_text(text)
+    assert main(argv, program="fake_train") == 0
+    assert "0 done, 3 to go" in capsys.readouterr().err
+
+
+def test_what_a_training_set_cannot_give_is_refused_before_the_first_run(shop, capsys):
+    write_card(shop / "data", {"rows": 7, "length": 5})
+    assert compare(shop) == 1
+    assert "expected at most 5, the training set's, got 9" in capsys.readouterr().err
+    assert compare(shop, "--lengths", 5, "--variants", "new") == 1
+    assert "--variants: expected none" in capsys.readouterr().err
+    assert ran(shop) == []
+    assert compare(shop, "--lengths", 5, "--dry-run") == 0
+    # What was trained before can be collected all the same.
+    train_here(shop, lengths=(5,), seeds=1, models=("simtier",))
+    assert compare(shop, "--collect") == 0
+    with pytest.raises(SystemExit):
+        compare(shop, "--curve-epochs", -2)
 
 
 def test_mistakes_are_told(shop, capsys):

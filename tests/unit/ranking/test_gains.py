@@ -73,5 +73,8 @@ def test_wrong_use_is_told(tmp_path, capsys):
     write_shop(tmp_path)
     assert main(["--data", str(tmp_path), "--features", "simtier", "--json", str(tmp_path / "out.json")]) == 1
     assert "--embeddings" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["--data", str(tmp_path), "--seeds", "0", "--json", "x"])
+    for seeds in ("0", ",", "3,-1", "1,x"):
+        with pytest.raises(SystemExit) as stop:
+            main(["--data", str(tmp_path), "--seeds", seeds, "--json", "x"])
+        assert stop.value.code == 2
+    assert _parser().parse_args(["--data", "x", "--seeds", "4,7,4", "--json", "y"]).seeds == (4, 7)

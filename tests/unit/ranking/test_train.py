@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,6 +23,8 @@ from moontide.spaces import EmbeddingSpace
 from ranking.config import FitConfig, ModelConfig, RankingConfig, load_config
 from ranking.evaluation import headline
 from ranking.examples import make_examples
+from ranking.export import restore
+from ranking.fingerprint import fingerprint
 from ranking.fit import Trial, fit, score
 from ranking.groups import batches, groups_of
 from ranking.models.base import Sizes
@@ -289,6 +293,105 @@ def test_a_tiny_model_end_to_end_twice_the_same(tmp_path, capsys):
     assert json.loads((tmp_path / "id.json").read_text())["settings"]["space"] is None
     assert main([*command[:2], "--model", "raw", "--json", str(tmp_path / "x.json"), *command[8:]]) == 1
     assert "--vectors" in capsys.readouterr().err
+
+
+def turned(data):
+    """The same labels and vectors; histories run backwards."""
+    return replace(data, history_items=data.history_items[::-1].copy(), history_vectors=data.history_vectors[::-1].copy())
+
+
+CHANGED = {
+    "histories": turned,
+    "history items": lambda data: replace(data, history_items=data.history_items[::-1].copy()),
+    "times": lambda data: replace(data, request_time=data.request_time + 1),
+    "labels": lambda data: replace(data, label=1 - data.label),
+    "users": lambda data: replace(data, request_user=data.request_user[::-1].copy()),
+    "ids": lambda data: replace(data, item_ids=("new", *data.item_ids[1:])),
+    "a scalar": lambda data: replace(data, scalars={**data.scalars, "age_days": data.scalars["age_days"] + 1}),
+    "vectors": lambda data: with_vectors(data, vectors_of(data.item_ids[:-3], seed=1)),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_the_fingerprint_follows_what_training_reads(what):
+    examples = examples_of(baskets=60)
+    other = CHANGED[what](examples.data)
+    other = make_examples(other, replace(examples.split), length=5)
+    assert fingerprint(other, vectors=True) != fingerprint(examples, vectors=True)
+    assert (fingerprint(other, vectors=False) == fingerprint(examples, vectors=False)) == (what == "vectors")
+
+
+def test_the_fingerprint_follows_split_and_length_and_leaves_tiers_out():
+    examples = examples_of(baskets=60)
+    found = fingerprint(examples, vectors=True)
+    assert fingerprint(with_tiers(examples, 4), vectors=True) == found == fingerprint(examples_of(baskets=60), vectors=True)
+    assert fingerprint(replace(examples, length=3), vectors=True) != found
+    assert fingerprint(replace(examples, split=replace(examples.split, train=examples.split.train[1:])), vectors=True) != found
+
+
+def test_the_multimodal_model_is_shared_over_tiers_and_trained_anew_for_other_histories(tmp_path):
+    examples = examples_of(baskets=200)
+    config, chosen, steps = replace(SMALL, make=replace(SMALL.fit, epochs=1)), ModelConfig(sides=("make",)), []
+    curves = []
+    for each in (examples, with_tiers(examples, 4), replace(examples, data=turned(examples.data))):
+        made = make_stage(Trial(each, 0, steps.append), config, chosen, cache=tmp_path)
+        curves.append(made.curve)
+    assert len(steps) == 2
+    assert curves[0] == curves[1] != curves[2]
+
+
+def shop_command(folder, model, *extra):
+    sets = ("fit.epochs=1", "data.days=[]", "data.variant=all", "sizes.hidden=[8,4]", "models.simtier.tiers=4")
+    chosen = [part for value in sets for part in ("--set", value)]
+    return [str(part) for part in ("--data", folder, "--model", model, "--length", 5, *chosen, *extra)]
+
+
+def test_a_checkpoint_of_other_data_or_vectors_is_refused(tmp_path, capsys):
+    made = write_shop(tmp_path / "shop", baskets=200)
+    write_shop(tmp_path / "other", seed=1, baskets=200)
+    for seed in (1, 2):
+        write_vectors(tmp_path / f"v{seed}.npz", vectors_of(made.item_ids, seed))
+    out = ("--json", tmp_path / "run.json")
+    for model, first, second in (
+        ("id", (), ()), ("simtier", ("--vectors", tmp_path / "v1.npz"), ("--vectors", tmp_path / "v2.npz")),
+    ):  # fmt: skip
+        kept = ("--checkpoints", tmp_path / model)
+        assert main(shop_command(tmp_path / "shop", model, *first, *kept, *out)) == 0
+        assert main(shop_command(tmp_path / "shop", model, *first, *kept, *out, "--resume")) == 0
+        capsys.readouterr()
+        data = tmp_path / ("shop" if second else "other")
+        assert main(shop_command(data, model, *second, *kept, *out, "--resume")) == 1
+        assert "expected data " in capsys.readouterr().err
+
+
+def test_weights_are_restored_for_the_same_items_only(tmp_path):
+    write_shop(tmp_path / "shop", baskets=200)
+    saved = tmp_path / "id.safetensors"
+    command = shop_command(tmp_path / "shop", "id", "--json", tmp_path / "run.json", "--save", saved)
+    assert main(command) == 0
+    config = load_config("online_retail", overrides=[b for a, b in zip(command, command[1:], strict=False) if a == "--set"])
+    assert restore(config, "id", tmp_path / "shop", saved, vectors=None, length=5)
+    shutil.copytree(tmp_path / "shop", tmp_path / "renamed")
+    for name, read, write in (("items.csv", pd.read_csv, "to_csv"), ("transactions.parquet", pd.read_parquet, "to_parquet")):
+        table = read(tmp_path / "renamed" / name)
+        table["item_id"] = "x" + table["item_id"]
+        getattr(table, write)(tmp_path / "renamed" / name, index=False)
+    with pytest.raises(Misconfigured, match="expected a run of"):
+        restore(config, "id", tmp_path / "renamed", saved, vectors=None, length=5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--json", "a.s0"], "ends in .json"), (["--json", "run.npz"], "ends in .json"), (["--json", ".json"], "ends in .json"),
+        (["--json", "a.json", "--seed", "-1"], "0 or more"), (["--json", "a.json", "--seed", str(2**64)], "0 or more"),
+    ],
+)  # fmt: skip
+def test_names_and_seeds_that_cannot_be_are_wrong_use(tmp_path, capsys, wrong, said):
+    with pytest.raises(SystemExit) as stop:
+        main(["--data", str(tmp_path), "--model", "id", *wrong])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_no_rows_score_to_nothing():
