@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moontide import names, schemas
@@ -87,10 +88,13 @@ class OfflineVectors:
             wanted, item = table.filter(pa.array(item >= 0)), item[item >= 0]
             if not len(item):
                 continue
-            try:
-                read = embeddings_of(whole, wanted)
-            except ValueError as error:
-                raise SpaceMismatch(f"embedding log of {error}; give the other encoder a space version of its own") from error
+            widths = pc.unique(pc.binary_length(wanted["codes"])).to_pylist()
+            if widths != [whole.dim]:
+                raise SpaceMismatch(
+                    f"embedding log of {whole.id}: expected {whole.dim} codes a row, got {widths}; "
+                    "give the other encoder a space version of its own"
+                )
+            read = embeddings_of(whole, wanted)
             read = read.prefix(space.dim) if space.prefix_of else read
             codes.append(read.codes)
             scales.append(read.scale)

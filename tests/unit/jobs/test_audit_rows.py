@@ -11,6 +11,7 @@ from jobs._audit_report import Skew
 from jobs._audit_time import Behaviours
 from jobs._audit_versions import unequal
 from moontide import Embeddings, EmbeddingSpace
+from moontide.errors import SpaceMismatch
 from moontide.pit.ids import Ids
 from moontide.records import embedding_rows
 from moontide.request_log import VERSION, vector_digests
@@ -53,6 +54,14 @@ def test_a_row_is_found_by_its_whole_version_and_by_nothing_less(there, wanted):
 def test_rows_of_unwanted_items_are_left_out():
     made = OfflineVectors.build([rows([("a", 1, 1, 1, 0), ("b", 1, 1, 1, 0)])], SPACE, Ids.of([pa.array(["b"])]))
     assert len(made.vectors) == 1 and made.vectors.codes[0].tolist() == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("codes", [[b"123", b"12345"], [b"123", b"123"], [b"1234", None]])
+def test_codes_of_another_width_are_refused_though_their_sum_fits(codes):
+    table = rows([("a", 1, 1, 1, 0), ("b", 1, 1, 1, 0)])
+    spoilt = table.set_column(table.column_names.index("codes"), "codes", pa.array(codes, pa.binary()))
+    with pytest.raises(SpaceMismatch, match="moon_v1: expected 4 codes a row, got"):
+        OfflineVectors.build([spoilt], SPACE, Ids.of([pa.array(["a", "b"])]))
 
 
 @pytest.mark.parametrize(
