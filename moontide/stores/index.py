@@ -48,7 +48,7 @@ class MilvusIndex:
         timeout: seconds one call may take.
 
     Raises:
-        Misconfigured: no such kind of address, refused credentials, or a file another process has open.
+        Misconfigured: no such kind of address, refused credentials, or a file that another process has open or that was cut short.
         Transient: the server does not answer.
     """
 
@@ -142,6 +142,7 @@ class MilvusIndex:
         self._connection.write(
             f"point {space.alias} at {collection}", lambda c: getattr(c, change)(collection, space.alias, timeout=self._timeout)
         )
+        self._connection.make_aliases_durable()
 
     def resolve_alias(self, name: str) -> str | None:
         """As `VectorIndex.resolve_alias`."""

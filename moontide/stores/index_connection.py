@@ -8,7 +8,7 @@ was acknowledged before is recovered, and nothing is ever written behind a torn 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -19,7 +19,7 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import ConnectionConfigException, MilvusException
 
 from moontide.errors import Misconfigured, MoontideError, Transient
-from moontide.stores.index_lite import clear_derived, is_derived, is_owned
+from moontide.stores.index_lite import alias_entries, clear_derived, collection_entries, is_owned, require_whole
 from moontide.stores.offline_files import fsync
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class MilvusConnection:
         """The process's connection to `uri`, opened.
 
         Raises:
-            Misconfigured: no such kind of address, bad credentials, or a file that another process owns.
+            Misconfigured: no such kind of address, bad credentials, or a file that another process owns or that was cut short.
             Transient: the server does not answer.
         """
         with cls._open_lock:
@@ -119,13 +119,20 @@ class MilvusConnection:
             self.generation += 1
 
     def make_durable(self, collection: str) -> None:
-        """Bring milvus-lite's files of a flushed collection from the page cache to the disk; a server does so itself."""
-        if self.path is None:
-            return
-        folder = self.path / "collections" / collection
-        below = (entry for entry in folder.rglob("*") if not is_derived(entry))
-        for entry in [self.path.parent, self.path, folder.parent, folder, *below]:
-            with suppress(FileNotFoundError):  # folded away in the background
+        """Bring milvus-lite's files of a flushed collection, and its aliases, from the page cache to the disk; a server does so
+        itself.
+        """
+        if self.path is not None:
+            self._fsync(collection_entries(self.path, collection))
+
+    def make_aliases_durable(self) -> None:
+        """As `make_durable`, for the aliases alone."""
+        if self.path is not None:
+            self._fsync(alias_entries(self.path))
+
+    def _fsync(self, entries: Iterable[Path]) -> None:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # folded away in the background, or not made yet
                 stat = entry.stat()
                 state = (stat.st_mtime_ns, stat.st_size)
                 if self._durable.get(entry) != state:
@@ -174,6 +181,7 @@ class MilvusConnection:
                     f"index {self.path}: expected to own it, got a file that another process has open (milvus-lite has one "
                     f"owner); stop it, or share it: `milvus-lite server --host 127.0.0.1 --data-dir {self.path}`, MOONTIDE_INDEX_URI=http://127.0.0.1:19530"
                 )
+            require_whole(self.path)
             clear_derived(self.path)
         self._owns = True
         try:

@@ -12,9 +12,7 @@ from pymilvus.exceptions import MilvusException
 
 from moontide import Embeddings, EmbeddingSpace
 from moontide.errors import Misconfigured, Transient
-from moontide.stores import index_connection
 from moontide.stores.index import MilvusIndex
-from moontide.stores.index_lite import is_derived
 
 pytestmark = pytest.mark.faults
 
@@ -162,56 +160,6 @@ def test_the_folder_is_private(tmp_path):
     index = MilvusIndex(str(tmp_path / "deep" / "index.db"))
     index.close()
     assert os.stat(tmp_path / "deep" / "index.db").st_mode & 0o077 == 0
-
-
-def test_a_flush_brings_every_file_and_every_folder_that_names_one_to_the_disk(tmp_path, monkeypatch):
-    path, seen, fsync = tmp_path / "index.db", [], index_connection.fsync
-    monkeypatch.setattr(index_connection, "fsync", lambda entry: (fsync(entry), seen.append(entry)))
-    index = MilvusIndex(str(path))
-    try:
-        index.ensure(SPACE)
-        for number in range(2):
-            seen.clear()
-            vectors = np.random.default_rng(number).normal(size=(2, 64))
-            index.upsert(SPACE, Embeddings.from_float(SPACE, vectors, ids=[f"i{number}", "b"]), [bytes(40)] * 2)
-            index.flush(SPACE)
-            folder = path / "collections" / SPACE.collection
-            above = {tmp_path, path, folder.parent, folder} if not number else set()
-            below = [f for f in folder.rglob("*") if f.is_file() and not is_derived(f)]
-            assert below and above <= set(seen)
-            assert number or set(below) <= set(seen)
-            assert any(f in seen for f in below)
-        seen.clear()
-        index._connection.make_durable(SPACE.collection)
-        assert seen == []
-    finally:
-        index.close()
-
-
-@pytest.mark.parametrize("kept", [0, 40, 0.5], ids=["nothing", "a part of the header", "half of the vectors"])
-def test_a_search_index_that_a_kill_cut_short_is_made_again(tmp_path, kept):
-    path, ids = tmp_path / "index.db", [f"i{n}" for n in range(300)]
-    rows = Embeddings.from_float(SPACE, np.random.default_rng(0).normal(size=(300, 64)), ids=ids)
-    for written in (False, True):
-        index = MilvusIndex(str(path))
-        index.ensure(SPACE)
-        if not written:
-            index.upsert(SPACE, rows, [bytes(40)] * 300)
-            index.flush(SPACE)
-        assert index.count(SPACE) == 300
-        index.close()
-    cut = [entry for entry in path.rglob("*") if is_derived(entry)]
-    assert cut
-    for entry in cut:
-        os.truncate(entry, int(entry.stat().st_size * kept) if kept < 1 else kept)
-    index = MilvusIndex(str(path))
-    try:
-        index.ensure(SPACE)
-        assert index.count(SPACE) == 300
-        assert index.search(SPACE, rows, 1).ids == [[i] for i in ids]
-    finally:
-        index.close()
-    assert all(np.load(entry).shape == (300, 64) for entry in cut)
 
 
 def test_one_file_in_several_spellings_is_one_connection(tmp_path, monkeypatch):
