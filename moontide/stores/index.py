@@ -48,7 +48,7 @@ class MilvusIndex:
         timeout: seconds one call may take.
 
     Raises:
-        Misconfigured: no such kind of address, refused credentials, or a file that another process has open or that was cut short.
+        Misconfigured: no such kind of address, refused credentials, or a file another process has open or that was cut short.
         Transient: the server does not answer.
     """
 
