@@ -41,7 +41,7 @@ def fingerprint(examples: Examples, *, vectors: bool) -> str:
     state.update(json.dumps([ids_digest(data.item_ids), examples.names, examples.length, split.times]).encode())
     for name, values in named.items():
         state.update(f"{name}:{values.dtype.str}:{values.shape};".encode())
-        state.update(np.ascontiguousarray(values).reshape(-1))
+        state.update(np.ascontiguousarray(values).reshape(-1).data)
     return state.hexdigest()
 
 
