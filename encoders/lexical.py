@@ -113,7 +113,8 @@ def run(arguments: argparse.Namespace) -> tuple[EmbeddingSpace, Fit]:
     tokenizer = Tokenizer(TokenizerConfig(buckets=BUCKETS, weights=WeightConfig()), build_term_table())
     # One thread: sums in another order are another artifact, and so another space.
     with threadpool_limits(1):
-        tower, fit = build_tower(data, bought_by_one(data, arguments.cutoff), tokenizer, share=arguments.share, seed=arguments.seed)
+        baskets = bought_by_one(data, arguments.cutoff)
+        tower, fit = build_tower(data, baskets, tokenizer, share=arguments.share, seed=arguments.seed)
     provenance = {
         "trained_here": True, "recipe": "encoders.lexical", "seed": arguments.seed, "share": arguments.share,
         "training_cutoff": arguments.cutoff, "data": [data.source], "sources": [FREQUENCIES],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from moontide.errors import Misconfigured
 from ranking.evaluation import WHOLE
 from ranking.metrics import Interval, entropy, interval, log_losses, probabilities, user_aucs
 from ranking.run_file import TestRows, read_arrays, write_arrays
@@ -91,12 +93,16 @@ class Resampler:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def kept_figures(self, path: Path, logits: NDArray[np.float32]) -> dict[str, Floats]:
-        """`figures`, from the file `path` (``.npz``) where it holds those of these logits, rows and draws; else written there."""
+        """`figures`, from the file `path` (``.npz``) where it holds those of these logits, rows and draws; else written there.
+
+        A file that is damaged is made anew.
+        """
         key = hashlib.sha256(f"{self.rows.digest} {self._draws} {self._seed} {MEASURES} ".encode() + logits.tobytes()).hexdigest()
         if path.exists():
-            kept = read_arrays(path)
-            if str(kept.pop("key", "")) == key:
-                return kept
+            with suppress(Misconfigured):
+                kept = read_arrays(path)
+                if str(kept.pop("key", "")) == key:
+                    return kept
         found = self.figures(logits)
         write_arrays(path, {"key": np.array(key), **found})
         return found

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,8 @@ def write_run(
 ) -> None:
     """Write `path` (``.json``), its ``.npz``, and the rows in `rows_folder` (default: beside) unless they are there.
 
-    The JSON is written last: where it is, the rest is. ``format_version`` and ``rows`` are added to `body`; NaN becomes null.
+    The JSON is written last, and one that is there goes first: where it is, the rest is. ``format_version`` and ``rows`` are
+    added to `body`; NaN becomes null.
 
     Raises:
         ValueError: not one logit a row.
@@ -80,6 +82,7 @@ def write_run(
     beside = rows_path(rows_folder or path.parent, digest)
     if not beside.exists():
         write_arrays(beside, rows.arrays())
+    path.unlink(missing_ok=True)
     write_arrays(path.with_suffix(".npz"), {"logits": logits.astype("<f4")})
     write_json(path, {"format_version": FORMAT_VERSION, **body, "rows": {"digest": digest, "count": len(rows.label)}})
 
@@ -161,5 +164,5 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise Misconfigured(f"{path}: expected an .npz; {str(error)[:200]}; train again") from error

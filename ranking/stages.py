@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import torch
 
+from moontide.errors import Misconfigured
 from ranking.config import ModelConfig, RankingConfig
 from ranking.fingerprint import fingerprint
 from ranking.fit import Fitted, Trial, fit
@@ -29,16 +31,19 @@ def parts_of(trial: Trial, config: RankingConfig, chosen: ModelConfig) -> Parts:
 def make_stage(trial: Trial, config: RankingConfig, chosen: ModelConfig, *, cache: Path | None = None) -> Fitted | None:
     """The multimodal model of MAKE, trained for several epochs; None where the model brings none.
 
-    With `cache` it is trained once for all runs that share what it reads of the data, length, seed and settings.
+    With `cache` it is trained once for all runs that share what it reads of the data, length, seed and settings. A cached one
+    that is damaged is trained again.
     """
     if "make" not in chosen.sides:
         return None
-    torch.manual_seed(trial.seed)
-    model = MultimodalDin(parts_of(trial, config, chosen))
     path = None if cache is None else cache / _digest(trial, config, chosen).join(_CACHED)
     if path is not None and path.exists():
-        note = read_weights(path, model)
-        return Fitted(model, tuple(note["curve"]))
+        kept = MultimodalDin(parts_of(trial, config, chosen))
+        with suppress(Misconfigured):
+            note = read_weights(path, kept)
+            return Fitted(kept, tuple(note["curve"]))
+    torch.manual_seed(trial.seed)
+    model = MultimodalDin(parts_of(trial, config, chosen))
     said = Trial(trial.examples, trial.seed, lambda text: trial.say(f"make {text}"))
     fitted = fit(model, said, config.make)
     if path is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +44,7 @@ def read_vectors(path: Path) -> Embeddings:
         with np.load(path, allow_pickle=False) as content:
             ids, codes, scale, space = (content[name] for name in FIELDS)
         described = json.loads(str(space))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise Misconfigured(f"{path}: expected an .npz with {list(FIELDS)}; {str(error)[:200]}") from error
     shapes_fit = codes.ndim == 2 and ids.shape == scale.shape == codes.shape[:1]
     if not shapes_fit or codes.dtype != np.int8 or scale.dtype != np.float32 or ids.dtype.kind != "U":

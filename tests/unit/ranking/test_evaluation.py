@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from moontide.errors import Misconfigured
+from ranking import run_file
 from ranking.evaluation import SLICES, WHOLE, evaluate, headline, slices_of
 from ranking.metrics import auc, gauc, user_aucs
 from ranking.run_file import TestRows, read_rows, read_run, rows_path, write_run
@@ -124,12 +125,24 @@ def test_damaged_or_foreign_files_say_what_is_wrong(tmp_path):
     with pytest.raises(Misconfigured, match="expected a run file"):
         read_run(path)
     write_run(path, {}, rows, logits)
-    (tmp_path / "run.npz").write_bytes(b"PK no zip")
-    with pytest.raises(Misconfigured, match=r"expected an \.npz"):
-        read_run(path)
+    for damaged in (b"", b"PK no zip"):
+        (tmp_path / "run.npz").write_bytes(damaged)
+        with pytest.raises(Misconfigured, match=r"expected an \.npz"):
+            read_run(path)
     path.write_text(json.dumps({"format_version": 1, "rows": {"count": 10}}))
     with pytest.raises(Misconfigured, match="format_version 2"):
         read_run(path)
     rows_path(tmp_path, rows.digest).rename(tmp_path / "rows-0.npz")
     with pytest.raises(Misconfigured, match="rows of that digest"):
         read_rows(tmp_path / "rows-0.npz")
+
+
+def test_a_run_that_is_cut_short_leaves_no_logits_beside_another_runs_figures(tmp_path, monkeypatch):
+    users, labels, logits, mask = drawn(10)
+    rows, path = rows_of(users, labels, mask), tmp_path / "run.json"
+    write_run(path, {"model": "first"}, rows, logits)
+    monkeypatch.setattr(run_file, "write_json", lambda *_: pytest.exit("killed"))
+    with pytest.raises(pytest.exit.Exception):
+        write_run(path, {"model": "second"}, rows, -logits)
+    with pytest.raises(Misconfigured, match="expected a run file"):
+        read_run(path)

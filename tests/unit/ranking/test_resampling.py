@@ -75,6 +75,12 @@ def test_kept_figures_are_those_of_these_logits_and_draws(tmp_path):
         kept, fresh = resampler.kept_figures(path, logits), resampler.figures(logits)
         assert kept.keys() == fresh.keys()
         assert all(np.array_equal(kept[name], fresh[name], equal_nan=True) for name in kept)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:50], whole[:-30]):
+        path.write_bytes(damaged)
+        again = resampler.kept_figures(path, logits)
+        assert all(np.array_equal(again[name], fresh[name], equal_nan=True) for name in fresh)
+        assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("count", [0, 1])

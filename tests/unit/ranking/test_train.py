@@ -338,6 +338,10 @@ def test_the_multimodal_model_is_shared_over_tiers_and_trained_anew_for_other_hi
         curves.append(made.curve)
     assert len(steps) == 2
     assert curves[0] == curves[1] != curves[2]
+    for cached in tmp_path.iterdir():
+        cached.write_bytes(cached.read_bytes()[:100])
+    again = [make_stage(Trial(each, 0, steps.append), config, chosen, cache=tmp_path).curve for each in (examples, examples)]
+    assert (len(steps), again) == (3, [curves[0], curves[0]])
 
 
 def shop_command(folder, model, *extra):
