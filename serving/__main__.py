@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from moontide.errors import Misconfigured, MoontideError
 from moontide.logs import configure
 from moontide.settings import load_settings
 from serving.exposure import require_safe
+from serving.shared_memory import passing_folder
 from serving.site_files import SiteFiles, find_site
 from serving.supervisor import Role, Supervisor
 
@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the server; returns the exit code. Expected failures are one line, never a traceback."""
     args = _parser().parse_args(argv)
     # Until there are children to end, the end of this process must still remove its folders.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     try:
         settings = load_settings(**_given(args))
         configure(sys.stderr, settings=settings, level=args.log_level, milvus=False)
@@ -45,13 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.putenv("OPENBLAS_NUM_THREADS", "1")
         with (
             _listen(settings.serving_host, settings.serving_port) as listening,
-            tempfile.TemporaryDirectory(prefix="moontide-serving-", dir=_memory()) as folder,
+            # In memory: what is counted at each request should not wait for a disk.
+            passing_folder("moontide-serving-") as folder,
         ):
             _metrics_folder("feast", folder)
             files = _site(args)
             metrics = _metrics_folder("workers", folder)
-            roles = _roles(args, files, listening, metrics)
-            return Supervisor(roles, settings.serving_drain_seconds, gone=lambda pid: _forget(pid, metrics)).run()
+            roles, drain = _roles(args, files, listening, metrics), settings.serving_drain_seconds
+            # Nobody is to wait at a port that answers no more; no child that needs it is started while the service ends.
+            return Supervisor(roles, drain, gone=lambda pid: _forget(pid, metrics), ending=listening.close).run()
     except MoontideError as error:
         sys.stderr.write(f"serving: {' '.join(str(error).split())}\n")
         return 1
@@ -63,9 +66,9 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     return {f"serving_{name}": value for name, value in flags.items() if value is not None}
 
 
-def _metrics_folder(name: str, within: str) -> Path:
+def _metrics_folder(name: str, within: Path) -> Path:
     """A new folder, where processes started from now on keep what they count."""
-    folder = Path(within, name)
+    folder = within / name
     folder.mkdir()
     for variable in _METRICS_FOLDER:
         os.putenv(variable, str(folder))
@@ -122,11 +125,6 @@ def _listen(host: str, port: int) -> socket.socket:
             f"expected a free port to listen on, got {host}:{port}: {error}; set MOONTIDE_SERVING_PORT (0 takes a free one) "
             "or MOONTIDE_SERVING_HOST"
         ) from error
-
-
-def _memory() -> str | None:
-    """A folder in memory, where there is one: what is counted at each request should not wait for a disk."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a private folder is made in it
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
-"""Folders in shared memory that the processes of one site and user have in common, and nobody else."""
+"""Folders in shared memory that some processes of one user have in common, and nobody else."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
+import shutil
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +17,8 @@ from moontide.errors import Misconfigured
 from moontide.settings import Settings
 
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - what is made in it is private and checked
+#: In a passing folder, locked for as long as the process that made it lives.
+_LOCK: Final = "lock"
 
 
 def shared_folder(settings: Settings, what: str) -> Path:
@@ -35,3 +42,36 @@ def make_private(path: Path) -> None:
         raise Misconfigured(f"shared memory: expected a folder that can be made at {path}, got {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise Misconfigured(f"shared memory: expected {path} to be this user's folder with mode 0700, got another; remove it")
+
+
+@contextlib.contextmanager
+def passing_folder(prefix: str) -> Iterator[Path]:
+    """A new folder with mode 0700 in shared memory, or among temporary files where there is none; removed at the end.
+
+    What killed processes of this user left, this function removes first: folders of that name that it made and nobody holds.
+
+    Args:
+        prefix: of its name.
+    """
+    within = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    for left in within.glob(f"{prefix}*"):
+        _remove_left(left)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=within) as made, contextlib.ExitStack() as stack:
+        folder = Path(made)
+        # Locked before it has its name: no other process finds it free.
+        lock = os.open(folder / f".{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        stack.callback(os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / f".{_LOCK}").rename(folder / _LOCK)
+        yield folder
+
+
+def _remove_left(folder: Path) -> None:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            return
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        stack.callback(os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)

@@ -6,16 +6,17 @@ Importing Feast takes seconds and hundreds of megabytes, of which answering need
 from __future__ import annotations
 
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import signal
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
-from moontide.errors import Misconfigured
+from moontide.errors import Misconfigured, MoontideError, Transient
 from moontide.live import LiveSpaces, load_spaces
 from moontide.settings import Settings
 from moontide.stores import online_store
 from moontide.stores.base import OnlineStore
+from serving.supervisor import start_apart
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,38 @@ class SiteFiles:
 
 
 def find_site(repo: Path) -> SiteFiles:
-    """The site of the Feast repository at `repo`, read in a process that ends with it.
+    """The site of the Feast repository at `repo`, read in a process that ends with this call, however it ends.
 
     Raises:
-        Misconfigured: as `serving.repository.repo_settings`.
+        Misconfigured: as `serving.repository.repo_settings`, or that process crashed.
+        Transient: the system has no room for a process.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as apart:
-        try:
-            return apart.submit(_find, repo).result()
-        except BrokenProcessPool:
-            raise Misconfigured(f"feature repository: expected one that Feast can read in {repo}, got a crash") from None
+    spawn = multiprocessing.get_context("spawn")
+    receiving, sending = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_tell, args=(repo, sending), name="site", daemon=True)
+    try:
+        start_apart(process, signal.SIGTERM)
+        sending.close()
+        found: SiteFiles | MoontideError = receiving.recv()
+    except EOFError:
+        raise Misconfigured(f"feature repository: expected one that Feast can read in {repo}, got a crash") from None
+    except OSError as error:
+        raise Transient(f"feature repository: expected room for a process that reads it, got {error.strerror}") from error
+    finally:
+        if process.pid is not None:
+            process.kill()
+            process.join()
+        receiving.close()
+    if isinstance(found, MoontideError):
+        raise found
+    return found
+
+
+def _tell(repo: Path, sending: Connection) -> None:
+    try:
+        sending.send(_find(repo))
+    except MoontideError as error:
+        sending.send(error)
 
 
 def _find(repo: Path) -> SiteFiles:

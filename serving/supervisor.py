@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Final
@@ -20,9 +21,9 @@ from typing import Any, Final
 from moontide.errors import Misconfigured, MoontideError
 from moontide.logs import configure
 
-#: Exit code of a child whose set-up is wrong. At the first start that ends the whole service; later the others go on.
+#: Exit code of a child that says so at its beginning: the set-up is wrong. The first time it starts that ends the whole service.
 MISCONFIGURED: Final = 78
-#: A child that lived shorter is started again only after a pause, which doubles each time.
+#: A child that lived shorter is started again only after a pause, which doubles each time; its beginning is as long.
 _LIVED: Final = 10.0
 _PAUSES: Final = (0.1, 2.0)
 #: Beyond the time that a child has to drain.
@@ -38,8 +39,8 @@ class Role:
 
     Attributes:
         name: in logs.
-        run: ``module:function`` of what it does; imported in the child alone. It ends after SIGTERM. `Misconfigured` is one line
-            on stderr and exit code `MISCONFIGURED`, any other `MoontideError` one line and 1.
+        run: ``module:function`` of what it does; imported in the child alone. It ends after SIGTERM; SIGINT does not reach it. A
+            `MoontideError` is one line on stderr and exit code 1, but `Misconfigured` in its first 10 s `MISCONFIGURED`.
         arguments: of the function, by name.
         logging: `moontide.logs.configure`'s arguments, but for the stream.
     """
@@ -63,10 +64,10 @@ class _Child:
 
     def start(self) -> None:
         """Begin; where the system has no room for a process, rest as after one that ended at once."""
-        process = _SPAWN.Process(target=_play, args=(self.role, os.getpid()), name=self.role.name)
+        process = _SPAWN.Process(target=_play, args=(self.role, os.getpid(), _LIVED), name=self.role.name)
         self._began = self._monotonic()
         try:
-            process.start()
+            start_apart(process)
         except OSError as error:
             self._rest()
             _log.error("%s could not be started and is tried again: %s", self.role.name, error.strerror or type(error).__name__)
@@ -101,6 +102,7 @@ class Supervisor:
         roles: what is kept running.
         drain_seconds: after SIGTERM a child has so long to end; 5 s later it is killed.
         gone: told the process id of a child that ended.
+        ending: called when the service ends, before the children are told.
         monotonic: seconds.
     """
 
@@ -110,14 +112,15 @@ class Supervisor:
         drain_seconds: float,
         *,
         gone: Callable[[int], None] = lambda _pid: None,
+        ending: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._children = [_Child(role, monotonic) for role in roles]
-        self._drain, self._gone, self._monotonic = drain_seconds, gone, monotonic
+        self._drain, self._gone, self._ending, self._monotonic = drain_seconds, gone, ending, monotonic
         self._stopping = False
 
     def run(self) -> int:
-        """Run until SIGTERM or SIGINT (0), or until a child says at its first start that the set-up is wrong (1)."""
+        """Run until SIGTERM or SIGINT (0), or until a child says, beginning for the first time, that the set-up is wrong (1)."""
         woken, waker = socket.socketpair()
         waker.setblocking(False)
         before = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
@@ -165,6 +168,7 @@ class Supervisor:
 
     def _end(self) -> None:
         self._stopping = True
+        self._ending()
         for number, seconds in ((signal.SIGTERM, self._drain + _GRACE), (signal.SIGKILL, _GRACE)):
             for child in self._children:
                 child.signal(number)
@@ -177,18 +181,35 @@ class Supervisor:
         return [child.process.sentinel for child in self._children if child.process is not None]
 
 
-def _play(role: Role, parent: int) -> None:
+def start_apart(process: SpawnProcess, *numbers: signal.Signals) -> None:
+    """Start a process that SIGINT, which Ctrl-C sends to all of them, and `numbers` do not reach: its parent says when it ends.
+
+    Raises:
+        OSError: the system has no room for one.
+    """
+    # The first start of a process also starts multiprocessing's tracker, and that unblocks signals in between.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *numbers})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _play(role: Role, parent: int, beginning: float) -> None:
     """What a child does first: end with its parent, log as it does; then its role."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return
     configure(sys.stderr, **role.logging)
-    module, _, function = role.run.partition(":")
+    module, _, name = role.run.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    # Imports are no part of it: where many children start at once on few cores, they alone take longer.
+    began = time.monotonic()
     try:
-        getattr(importlib.import_module(module), function)(**role.arguments)
+        function(**role.arguments)
     except MoontideError as error:
         sys.stderr.write(f"serving: {role.name}: {' '.join(str(error).split())}\n")
         sys.stderr.flush()
-        raise SystemExit(MISCONFIGURED if isinstance(error, Misconfigured) else 1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(0) from None
+        wrong = isinstance(error, Misconfigured) and time.monotonic() - began < beginning
+        raise SystemExit(MISCONFIGURED if wrong else 1) from None

@@ -19,7 +19,7 @@ from moontide.native import CHOSEN
 from moontide.settings import Settings
 from moontide.stores.kv import wall_clock
 from serving.client import RankingClient
-from serving.exposure import tokens_of
+from serving.exposure import require_safe, tokens_of
 from serving.http.app import Parts, Site
 from serving.http.console import OPEN_PAGES, Console
 from serving.http.metrics import Metrics
@@ -50,9 +50,11 @@ def serve(files: SiteFiles, listening: socket.socket, metrics: Path | None) -> N
         metrics: see `Metrics`.
 
     Raises:
-        Misconfigured: as `SiteFiles.open`, or no readable token file.
+        Misconfigured: as `SiteFiles.open`, or settings and files as `serving.exposure.require_safe`.
         Transient: the store does not answer.
     """
+    # Its files may have changed since the parent looked at them.
+    require_safe(files.settings)
     sys.setswitchinterval(_SWITCH_SECONDS)
     # uvicorn listens to signals only while it runs, and raises them once more at its end, when the stores are still to be closed.
     told = _Told()

@@ -18,6 +18,12 @@ def wrong(file):
     raise Misconfigured("set-up: expected one, got none")
 
 
+def late(file):
+    _begin(file)
+    time.sleep(0.4)
+    raise Misconfigured("set-up: expected one, got none")
+
+
 def crash(file):
     _begin(file)
     os._exit(9)

@@ -206,13 +206,13 @@ def test_a_connection_is_used_again_for_as_long_as_it_is(caller):
 
 
 class Counted(guarded(header_seconds=HEADER_SECONDS, most_connections=50)):
-    """Notes how many requests of a connection waited for their turn."""
+    """Notes how many requests of a connection waited for their turn, and how many there were."""
 
-    waited = 0
+    waited = most = 0
 
     def data_received(self, data):
         super().data_received(data)
-        Counted.waited = max(Counted.waited, len(self.pipeline))
+        Counted.waited, Counted.most = max(Counted.waited, len(self.pipeline)), max(Counted.most, self._requests)
 
 
 def flooded(port, request, most=200 << 20):
@@ -236,6 +236,7 @@ def test_requests_without_end_are_neither_kept_nor_answered():
 
 def test_requests_beyond_the_last_of_a_connection_are_not_begun():
     asked = b"".join(post(b"x" * 10, path=b"/%d" % at) for at in range(200))
+    Counted.most = 0
     with answering(type("Few", (Counted,), {"most_requests": 50})) as port:
         with socket.create_connection(("127.0.0.1", port)) as caller:
             caller.settimeout(10)
@@ -243,7 +244,7 @@ def test_requests_beyond_the_last_of_a_connection_are_not_begun():
             found = answers(caller, 50)
             assert ends(caller, 5)
     assert [said["path"] for _, said in found] == [f"/{at}" for at in range(50)]
-    assert {said["bytes"] for _, said in found} == {10}
+    assert {said["bytes"] for _, said in found} == {10} and Counted.most == 50
 
 
 @pytest.mark.parametrize("size", [0, 700, 5_000, 100_000])

@@ -177,11 +177,22 @@ def test_sigterm_drains_writes_the_log_and_leaves_nothing(site):
             answered += 1
         return answered
 
-    with concurrent.futures.ThreadPoolExecutor(4) as callers:
+    with (
+        socket.create_connection(("127.0.0.1", site.port)) as running,
+        concurrent.futures.ThreadPoolExecutor(4) as callers,
+    ):
         counts = [callers.submit(call, time.monotonic() + 30) for _ in range(4)]
         time.sleep(0.5)
         below = site.children()
+        running.sendall(b"POST /v1/features HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        time.sleep(0.1)
         os.kill(site.pid, signal.SIGTERM)
+        with pytest.raises(ConnectionRefusedError):
+            while True:
+                socket.create_connection(("127.0.0.1", site.port)).close()
+        running.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            running.recv(1)
         served = sum(count.result() for count in counts)
     site.stop()
     assert not any(os.path.exists(f"/proc/{pid}") for pid in below)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from starlette.testclient import TestClient
 
-from moontide import Transient
+from moontide import Misconfigured, Transient
 from moontide.settings import Settings
 from serving.http import worker
 from tests.unit.serving.http_site import opened
@@ -59,6 +59,15 @@ def test_a_worker_that_cannot_open_its_stores_counts_nothing(told, tmp_path, mon
     with pytest.raises(Transient):
         worker.serve(SimpleNamespace(settings=Settings(home=tmp_path), open=broken), None, tmp_path)
     assert not made and told == []
+
+
+def test_a_worker_names_the_file_that_went_bad_since_the_start(told, tmp_path):
+    file = tmp_path / "cert.pem"
+    file.write_text("cut")
+    files = SimpleNamespace(settings=Settings(home=tmp_path, serving_tls_cert=file, serving_tls_key=file), open=told.append)
+    with pytest.raises(Misconfigured, match="TLS: expected a PEM certificate .*cert.pem"):
+        worker.serve(files, None, None)
+    assert told == []
 
 
 @pytest.mark.parametrize(("tokens", "local"), [("", True), ("t" * 16, False)])

@@ -4,7 +4,7 @@ import pytest
 
 from moontide import Misconfigured
 from moontide.settings import Settings
-from serving.shared_memory import make_private, shared_folder
+from serving.shared_memory import make_private, passing_folder, shared_folder
 
 pytestmark = pytest.mark.unit
 
@@ -34,3 +34,26 @@ def test_a_link_a_file_and_a_folder_open_to_others_are_refused(tmp_path):
     for name in ("link", "file", "open", "file/below"):
         with pytest.raises(Misconfigured, match="shared memory"):
             make_private(tmp_path / name)
+
+
+def test_a_passing_folder_goes_with_its_process_or_with_the_next_that_makes_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.shared_memory._SHARED_MEMORY", tmp_path)
+    for name, file in (("mine-killed", "lock"), ("mine-older", "counts"), ("other", "lock")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+    (tmp_path / "mine-link").symlink_to(tmp_path / "other")
+    with passing_folder("mine-") as first:
+        (first / "counts").touch()
+        with passing_folder("mine-") as second:
+            assert first.is_dir() and first != second and second.stat().st_mode & 0o777 == 0o700
+            found = {path.name for path in tmp_path.iterdir()}
+            assert found == {first.name, second.name, "mine-older", "mine-link", "other"}
+        assert not second.exists()
+    assert not first.exists() and (tmp_path / "other" / "lock").exists()
+
+
+def test_passing_folders_need_no_shared_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.shared_memory._SHARED_MEMORY", tmp_path / "none")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with passing_folder("mine-") as made:
+        assert made.parent == tmp_path
