@@ -21,6 +21,8 @@ _STEPS: Final = 100
 _HALVINGS: Final = 30
 #: Of the gradient, a row: predicted and counted positives agree to about this.
 _ENOUGH: Final = 1e-12
+#: Logits for each standard deviation of the scores: with less, scores that differ would come out alike.
+_LEAST_SLOPE: Final = 1e-6
 
 Floats = NDArray[np.float64]
 
@@ -40,8 +42,8 @@ class Recalibration:
 def fit_recalibration(labels: NDArray[np.floating], logits: NDArray[np.floating]) -> Recalibration | None:
     """Fitted on (I,) labels and logits; None where one of both labels is missing.
 
-    The intercept alone is fitted (slope 1) where no slope above 0 is best, where the scores are all alike, or where they part the
-    labels so well that the best slope is infinite.
+    The intercept alone is fitted (slope 1) where no slope above 0 is best, or one of next to nothing, where the scores are all
+    alike, or where they part the labels so well that the best slope is infinite.
     """
     up, x = labels > 0, logits.astype(np.float64)
     if up.all() or not up.any():
@@ -51,7 +53,7 @@ def fit_recalibration(labels: NDArray[np.floating], logits: NDArray[np.floating]
     if width > 0 and x[up].min() < x[~up].max():
         # Scaled, so that both parameters are of one size.
         scaled, offset = _fitted(np.column_stack([(x - middle) / width, ones]), y, np.zeros(len(x)))
-        if scaled > 0:
+        if scaled > _LEAST_SLOPE:
             return Recalibration(float(scaled / width), float(offset - scaled * middle / width))
     return Recalibration(1.0, float(_fitted(ones, y, x)[0]))
 
