@@ -118,7 +118,11 @@ def _answer(connection):
 
 def _held(connection):
     """Whether the server's end is open: what it has given up may still wait in the system for a reader, which the reader cannot see."""
-    mine, theirs = (f"0100007F:{port:04X}" for port in (connection.getsockname()[1], connection.getpeername()[1]))
+    try:
+        mine, theirs = (f"0100007F:{port:04X}" for port in (connection.getsockname()[1], connection.getpeername()[1]))
+    except OSError:
+        # It was reset: the server had not taken all the requests either.
+        return False
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
     return any(line[1:4] == [theirs, mine, "01"] for line in lines)
 
