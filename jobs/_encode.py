@@ -194,15 +194,24 @@ def handle(job: EncodeJob, batch: pa.RecordBatch, sink: Sink, counts: Counter[st
 
 
 def _known_at(part: pa.RecordBatch, hashes: Sequence[str], new_us: int | NDArray[np.int64]) -> NDArray[np.int64]:
-    """(B,) microseconds: when this content first reached us; other content under the same version is new.
+    """(B,) microseconds: when this content reached us, as the consumer has it; other content under the same version is new.
 
-    ``known_hash`` and ``known_us`` of `part` hold, per row, contents that its version was known with, and since when.
+    Where the head has this version, it decides: content that was replaced or deleted and comes back is known from now on. Else
+    ``known_hash`` and ``known_us`` of `part` hold, per row, contents that its version was known with in any space, and since
+    when; what was known before a deletion of the version (or a deletion before content) is not known still.
     """
-    rows = pc.list_parent_indices(part["known_hash"])
-    same = flags(pc.equal(pc.list_flatten(part["known_hash"]), pa.array(hashes, pa.string()).take(rows)))
+    told, rows = pc.list_flatten(part["known_hash"]), pc.list_parent_indices(part["known_hash"])
+    wanted, at = pa.array(hashes, pa.string()), rows.to_numpy()
+    same, since = flags(pc.equal(told, wanted.take(rows))), integers(pc.list_flatten(part["known_us"]))
+    ended = np.full(len(part), np.iinfo(np.int64).min)
+    turned = flags(pc.equal(told, NO_CONTENT_HASH)) != flags(pc.equal(wanted, NO_CONTENT_HASH))[at]
+    np.maximum.at(ended, at[turned], since[turned])
+    same &= since > ended[at]
     first = np.full(len(part), np.iinfo(np.int64).max)
-    np.minimum.at(first, rows.to_numpy()[same], integers(pc.list_flatten(part["known_us"]))[same])
-    return np.where(first < np.iinfo(np.int64).max, first, new_us)
+    np.minimum.at(first, at[same], since[same])
+    found = np.where(first < np.iinfo(np.int64).max, first, new_us)
+    head = flags(pc.equal(part["head_version"], part["source_version"]))
+    return np.where(head, np.where(flags(pc.equal(part["head_hash"], wanted)), integers(part["head_known_us"]), new_us), found)
 
 
 def _check(

@@ -33,6 +33,7 @@ _HEAD_NAMES: Final = {
     "source_version": ("head_version", "long"),
     "event_timestamp": ("head_us", "long"),
     "encoded_at": ("head_encoded_us", "long"),
+    "content_known_at": ("head_known_us", "long"),
     "content_hash": ("head_hash", "string"),
     "deleted": ("head_deleted", "boolean"),
     "codes": ("head_codes", "binary"),

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs import _encode
@@ -60,6 +60,7 @@ def joined(world, rows):
                 **{"source_version": version, "event_us": NOW + time, "deleted": deleted, "source": 0, "row": number},
                 **{"head_version": head.get("source_version"), "head_us": micros(head.get("event_timestamp"))},
                 **{"head_encoded_us": micros(head.get("encoded_at")), "head_hash": head.get("content_hash")},
+                "head_known_us": micros(head.get("content_known_at")),
                 **{f"head_{name}": head.get(name) for name in ("deleted", "codes", "scale")},
                 **{"feature_version": features.get("source_version"), "feature_us": micros(features.get("event_timestamp"))},
                 **{f"feature_{name}": features.get(name) for name in ("deleted", "price", "category", "has_image", "has_text")},
@@ -90,7 +91,7 @@ _KINDS = {
     pa.float64(): ["price"],
     pa.bool_(): ["deleted", "head_deleted", "feature_deleted", "feature_has_image", "feature_has_text"],
     pa.int64(): [
-        *("source_version", "event_us", "source", "row", "head_version", "head_us", "head_encoded_us"),
+        *("source_version", "event_us", "source", "row", "head_version", "head_us", "head_encoded_us", "head_known_us"),
         *("feature_version", "feature_us"),
     ],
     pa.list_(pa.string()): ["known_hash"],
@@ -104,6 +105,7 @@ rows = st.tuples(st.sampled_from(ITEMS), version, st.integers(-5, 5), st.boolean
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(rows, max_size=8), st.lists(rows, min_size=1, max_size=4, unique_by=lambda row: row[0]))
+@example([("i0", 1, 0, False, None), ("i0", 1, 0, True, None)], [("i0", 1, 0, False, None)])  # deleted, and there again
 def test_equal_input_equal_rows(before, now):
     world = World(batch=2)
     world.feed([event(row) for row in before])

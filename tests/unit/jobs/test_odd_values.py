@@ -80,10 +80,29 @@ def test_only_content_that_was_known_keeps_the_time_it_was_known():
     # The second version was known with two contents, one of them twice: spaces hash what they read of an item.
     hashes = pa.array([["h1"], ["h1", "h2", "h2"], ["h1"], None, []], pa.list_(pa.string()))
     since = pa.array([[100], [100, 300, 200], [100], None, []], pa.list_(pa.int64()))
-    part = pa.RecordBatch.from_arrays([hashes, since], names=["known_hash", "known_us"])
+    nothing = {name: pa.nulls(5, pa.int64()) for name in ("head_version", "head_known_us")}
+    part = pa.RecordBatch.from_pydict(
+        {"known_hash": hashes, "known_us": since, "source_version": [1] * 5, "head_hash": pa.nulls(5, pa.string()), **nothing}
+    )
     assert np.array_equal(_known_at(part, ["h1", "h2", "h2", "h3", "h3"], 900), [100, 200, 900, 900, 900])
     assert np.array_equal(_known_at(part, ["h"] * 5, np.arange(5)), np.arange(5))
     assert len(_known_at(part.slice(0, 0), [], 900)) == 0
+
+
+def test_content_that_comes_back_is_known_from_now_on():
+    gone = "0" * 32
+    part = pa.RecordBatch.from_pydict(
+        {
+            "source_version": [1] * 6,
+            "known_hash": [["a", gone], [gone, "a"], ["a", gone, "a"], ["a", "b"], ["a", "b", "a"], [gone, "a"]],
+            "known_us": [[100, 200], [100, 200], [100, 200, 300], [100, 200], [100, 200, 300], [100, 200]],
+            "head_version": [None, None, None, 1, 1, 1],
+            "head_hash": [None, None, None, "b", "a", "a"],
+            "head_known_us": [None, None, None, 200, 300, 200],
+        }
+    )
+    assert _known_at(part, ["a"] * 6, 900).tolist() == [900, 200, 300, 900, 300, 200]
+    assert _known_at(part, [gone] * 6, 900).tolist() == [200, 900, 900, 900, 900, 900]
 
 
 @pytest.mark.parametrize("unit", ["s", "ms"])
