@@ -67,7 +67,7 @@ def require_folder(path: str | os.PathLike[str], *, mark: str, keys: Sequence[st
 
 
 def replace_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files` as the whole content of `target`, durably."""
+    """Write `files` as the whole content of `target`, durably; what was there stays where that fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     retired = fresh.with_name(f"{fresh.name}.old")
@@ -81,11 +81,15 @@ def replace_folder(target: Path, files: Mapping[str, bytes]) -> None:
         if target.exists():
             # A folder cannot be renamed over another; between the two renames there is none, never half of one.
             target.rename(retired)
-        fresh.rename(target)
+        try:
+            fresh.rename(target)
+        except OSError:
+            if retired.exists():
+                retired.rename(target)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
     finally:
-        for leftover in (fresh, retired):
-            if leftover.exists():
-                shutil.rmtree(leftover)
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _is_marked(path: Path, keys: Sequence[str]) -> bool:

@@ -228,6 +228,8 @@ def _whole(values: pa.Array) -> pa.Array:
         return pa.array([int(v) if ok else None for v, ok in zip(values.to_pylist(), whole, strict=True)], pa.int64())
     if not pa.types.is_floating(values.type):
         return values
+    if pa.types.is_float16(values.type):
+        values = values.cast(pa.float32())
     whole = pc.and_(pc.is_finite(values), pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**63)))
     return pc.if_else(pc.fill_null(whole, False), values, pa.scalar(None, values.type))
 

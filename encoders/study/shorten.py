@@ -16,8 +16,10 @@ def shorten(data: Path, words: int, out: Path) -> None:
     """Write `out` with each title and description cut to its first `words` words.
 
     Raises:
-        Misconfigured: no items.csv, or it has no text.
+        Misconfigured: no items.csv, or it has no text; `out` is there and holds something.
     """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Misconfigured(f"{out}: expected an empty folder or nothing, got something; choose another --out")
     path = data / "items.csv"
     if not path.is_file():
         raise Misconfigured(f"{data}: expected items.csv; see docs/reference/training-data.md")

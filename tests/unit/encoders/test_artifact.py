@@ -12,6 +12,7 @@ import pytest
 
 from encoders import Encoder, Item
 from encoders.artifact import LAYOUT, load_artifact, save_artifact
+from encoders.artifact_folder import replace_folder
 from encoders.onnx_guard import check_model
 from moontide import EmbeddingSpace, Misconfigured
 
@@ -116,6 +117,24 @@ def test_a_failed_save_leaves_the_old_artifact(artifact_path: Path, copy: Path) 
         save_artifact(copy, models, tokenizer=artifact.tokenizer, preprocessing=artifact.preprocessing,
                       manifest=artifact.manifest)  # fmt: skip
     assert load_artifact(copy).manifest.space == artifact.manifest.space
+
+
+def test_what_was_there_stays_where_the_new_folder_cannot_take_its_place(tmp_path: Path, monkeypatch) -> None:
+    target, rename = tmp_path / "moon", Path.rename
+    replace_folder(target, {"a": b"old"})
+
+    def full(self: Path, to: Path) -> Path:
+        if to == target and not self.name.endswith(".old"):
+            raise OSError(28, "No space left on device")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_folder(target, {"a": b"new"})
+    monkeypatch.undo()
+    assert (target / "a").read_bytes() == b"old"
+    replace_folder(target, {"b": b"new"})
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["moon", "moon/b"]
 
 
 def test_a_plain_model_passes() -> None:

@@ -49,7 +49,9 @@ def test_a_version_that_int64_cannot_hold(version):
     assert reason(row(source_version=version)) == ["no_version"]
 
 
-@pytest.mark.parametrize("version", [pa.array([7], pa.uint64()), pa.array([decimal.Decimal("7")]), pa.array([7.0])])
+@pytest.mark.parametrize(
+    "version", [pa.array([7], pa.uint64()), pa.array([decimal.Decimal("7")]), pa.array([7.0]), pa.array([7.0], pa.float16())]
+)
 def test_a_version_of_another_type_that_int64_can_hold(version):
     assert check(row(source_version=version), RULES, source=0, first_row=0)["source_version"].to_pylist() == [7]
 

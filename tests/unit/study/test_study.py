@@ -136,7 +136,11 @@ def test_texts_are_cut_in_a_copy(tmp_path):
     assert main(["shorten", "--data", str(data), "--words", "2", "--out", str(tmp_path / "cut")]) == 0
     assert (tmp_path / "cut/items.csv").read_text() == "item_id,title,label\n007,red warm,a\n8,,b\n"
     assert (tmp_path / "cut/dataset.json").is_file()
-    assert main(["shorten", "--data", str(tmp_path), "--words", "2", "--out", str(tmp_path / "cut")]) == 1
+    assert main(["shorten", "--data", str(tmp_path), "--words", "2", "--out", str(tmp_path / "other")]) == 1
+    before = (data / "items.csv").read_bytes()
+    for taken in (data, tmp_path / "cut"):
+        assert main(["shorten", "--data", str(data), "--words", "1", "--out", str(taken)]) == 1
+    assert (data / "items.csv").read_bytes() == before
 
 
 def test_the_text_axis_measures_one_artifact(fakes, capsys):
