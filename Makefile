@@ -23,7 +23,7 @@ LEVELS := $(wildcard $(addprefix tests/,unit golden architecture contract parity
 BESIDE := $(filter tests/integration tests/e2e,$(LEVELS))
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-.PHONY: help setup setup-dev java redis chromium kafka kafka-stop lock lint types layers unit contract architecture integration test test-faults demo bench bench-serving train-small ranking spark-zip clean
+.PHONY: help setup setup-dev java redis chromium kafka kafka-stop lock lint types layers unit contract architecture integration properties test test-faults demo bench bench-serving train-small ranking spark-zip clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -84,6 +84,9 @@ integration: setup-dev ## real Redis, Milvus, Spark and Feast; whole commands; k
 test-faults: setup-dev ## every fault of the consumer at full size, three seeds each, and of serving, about 50 minutes; writes docs/fault-report.md
 	$(BIN)/python tests/faults/stream/run.py --seeds 3 --out docs/fault-report.md
 	$(BIN)/python -m tests.faults.serving.run --out docs/fault-report.md
+
+properties: setup-dev ## every property again, under examples that were never tried; a finding becomes an @example
+	$(PYTEST) --hypothesis-profile search tests/unit tests/contract tests/parity $(PYTEST_ARGS) $(QUIET_EXIT)
 
 # Half of the time of the levels with services is waiting for them, so they run beside the others; what they say comes after.
 test: setup-dev lint types layers ## every check and every test

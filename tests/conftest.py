@@ -8,8 +8,14 @@ import time
 # Before Feast, which switches it to files that all registries of a machine share.
 import prometheus_client.values  # noqa: F401
 import pytest
+from hypothesis import settings
 
 from tests.kafka_broker import KafkaBroker, missing
+
+# One commit, one verdict. `make properties` draws other examples.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("search", max_examples=500)
+settings.load_profile("same")
 
 
 class RedisServer:
