@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Final
 
 from encoders.toml_config import build, read_toml
+from moontide.errors import Misconfigured
+from moontide.spaces import MAX_DIM
 
 CONFIGS = Path(__file__).with_name("configs")
+_SECTIONS: Final = ("model", "pretrain", "post")
+# By the end of a key; whole numbers start at 0 where nothing else is said.
+_RANGES: Final = (
+    (("seed",), 0, 2**63 - 1),
+    (("model.dim",), 1, MAX_DIM),
+    (("model.side", "model.buckets", "pretrain.steps"), 1, math.inf),
+    ((".momentum",), 0, 1),
+    (("temperature",), 1e-6, math.inf),
+    (("_rate", "_decay", "_sharpness"), 0, math.inf),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +151,21 @@ def load_config(source: str | Path, *, overrides: Sequence[str] = ()) -> Encoder
         overrides: ``section.key=value`` with a TOML value, e.g. ``switches.experts=false``, ``pretrain.steps=50``, ``seed=3``.
 
     Raises:
-        Misconfigured: no such file, not TOML, an unknown key, or a value of another type.
+        Misconfigured: no such file, not TOML, an unknown key, or a value of another type or out of its range.
     """
     path, body = read_toml(source, CONFIGS, overrides=overrides)
-    return build(EncoderConfig, {"name": path.stem, **body})
+    config = build(EncoderConfig, {"name": path.stem, **body})
+    values = {f"{section}.{key}": value for section in _SECTIONS for key, value in asdict(getattr(config, section)).items()}
+    for key, value in {"seed": config.seed, **values}.items():
+        if type(value) in (int, float):
+            low, high = _range_of(key, value)
+            if not low <= value <= high or value in (math.inf, -math.inf):
+                raise Misconfigured(f"config {key}: expected a finite number from {low} to {high}, got {value!r}")
+    return config
+
+
+def _range_of(key: str, value: float) -> tuple[float, float]:
+    for ends, low, high in _RANGES:
+        if key.endswith(ends):
+            return low, high
+    return (0 if isinstance(value, int) else -math.inf), math.inf

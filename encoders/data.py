@@ -133,7 +133,9 @@ def _sound_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, Mapping[str, int]]:
         product = table["is_product"].str.strip().str.lower().isin(("true", "1"))
         skipped["not_a_product"] = int((~product).sum())
         table = table[product]
-    ids = table[_name_of(table, "item_id")].str.strip()
+    # Written back: an id with white space left around it would meet none of its sales and pictures.
+    table = table.assign(**{(name := _name_of(table, "item_id")): table[name].str.strip()})
+    ids = table[name]
     skipped["no_item_id"] = int((ids == "").sum())
     table, ids = table[ids != ""], ids[ids != ""]
     skipped["duplicate_item_id"] = int(ids.duplicated().sum())

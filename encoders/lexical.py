@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from encoders.arguments import positive
+from encoders.arguments import day, family, make_place, not_negative, positive
 from encoders.artifact import LAYOUT, Manifest, Preprocessing, require_replaceable, save_artifact
 from encoders.data import DataSet, read_data_set
 from encoders.export import OPSET, TextPart, export_parts
@@ -106,9 +106,11 @@ def run(arguments: argparse.Namespace) -> tuple[EmbeddingSpace, Fit]:
     """Read, fit, export.
 
     Raises:
-        Misconfigured: the data cannot be used, or `out` holds something else.
+        Misconfigured: the data cannot be used, no such space can be, or `out` holds something else or cannot be written.
     """
+    space = EmbeddingSpace(arguments.space, arguments.version, DIM)
     require_replaceable(arguments.out)
+    make_place(f"--out {arguments.out}", arguments.out.absolute().parent)
     data = read_data_set(arguments.data, cutoff=arguments.cutoff)
     tokenizer = Tokenizer(TokenizerConfig(buckets=BUCKETS, weights=WeightConfig()), build_term_table())
     # One thread: sums in another order are another artifact, and so another space.
@@ -120,17 +122,19 @@ def run(arguments: argparse.Namespace) -> tuple[EmbeddingSpace, Fit]:
         "training_cutoff": arguments.cutoff, "data": [data.source], "sources": [FREQUENCIES],
         "items": fit.items, "penalty": fit.penalty, "held_out_cosine": fit.held_out_cosine,
     }  # fmt: skip
-    return save(tower, tokenizer, arguments.out, EmbeddingSpace(arguments.space, arguments.version, DIM), provenance), fit
+    return save(tower, tokenizer, arguments.out, space, provenance), fit
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m encoders.lexical", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="folder with items.csv, transactions.parquet and dataset.json")
-    parser.add_argument("--cutoff", required=True, metavar="DAY", help="no sale of this day or later, nor items first sold then")
-    parser.add_argument("--space", default="moontext", help="name of the space")
+    parser.add_argument(
+        "--cutoff", type=day, required=True, metavar="DAY", help="no sale of this day or later, nor items first sold then"
+    )
+    parser.add_argument("--space", type=family, default="moontext", help="name of the space")
     parser.add_argument("--version", type=positive, default=1)
     parser.add_argument("--share", type=_share, default=BOUGHT_SHARE, help=f"of what is bought together, default {BOUGHT_SHARE}")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=not_negative, default=0)
     parser.add_argument("--out", type=Path, required=True, help="artifact directory; an older artifact there is replaced")
     return parser
 

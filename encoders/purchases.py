@@ -71,7 +71,8 @@ def read_catalog(folder: Path, *, known: int | None = None) -> pa.Table:
     first = pa.array(items["first_seen"].tolist()).cast(pa.timestamp("us")).cast(pa.int64())
     since = first if known is None else pa.array(np.full(len(items), known))
     columns = {
-        "item_id": pa.array(items["StockCode"].tolist(), pa.string()), "title": pa.array(items["title"].tolist(), pa.string()),
+        "item_id": pa.array(items["StockCode"].str.strip().tolist(), pa.string()),
+        "title": pa.array(items["title"].tolist(), pa.string()),
         "price": pa.array(items["median_price"].astype(float).tolist(), pa.float64()),
         "source_version": pc.divide(since, 1_000_000), "event_timestamp": since.cast(schemas.TIMESTAMP),
     }  # fmt: skip

@@ -8,13 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from encoders.arguments import positive
+from encoders.arguments import day, family, make_place, positive
 from encoders.artifact import require_replaceable
 from encoders.config import EncoderConfig, load_config
 from encoders.data import SPLIT_SHARES, read_data_set
@@ -22,7 +21,6 @@ from encoders.training.checkpoint import CheckpointFolder
 from encoders.training.inputs import data_digest, notes_on
 from encoders.training.publish import Metrics, Publisher, table
 from encoders.training.session import Drive, Outcome, Recipe, train
-from moontide import names
 from moontide.errors import Misconfigured, MoontideError
 from moontide.spaces import EmbeddingSpace
 
@@ -46,11 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--pairs-fraction", type=_share, default=1.0, metavar="F", help="train on this share of all pairs")
     add("--out", type=Path, help="artifact directory; an older artifact there is replaced")
     add("--no-artifact", action="store_true", help="train and measure only; --out is not needed")
-    add("--space", type=_family, default="moon", help="family of the space")
+    add("--space", type=family, default="moon", help="family of the space")
     add("--version", type=positive, default=1, help="version of the space; a new model needs a new one")
-    add(
-        "--cutoff", type=_day, metavar="YYYY-MM-DD", help="no transaction of this day or later is used, nor items first sold then"
-    )
+    add("--cutoff", type=day, metavar="YYYY-MM-DD", help="no transaction of this day or later is used, nor items first sold then")
     add(
         "--checkpoints",
         type=Path,
@@ -79,19 +75,6 @@ def _minutes(text: str) -> float:
     if not 0.0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
     return value
-
-
-def _family(text: str) -> str:
-    if not names.is_space_name(text):
-        raise argparse.ArgumentTypeError(f"expected [a-z][a-z0-9]* of at most 24 characters, got {text!r}")
-    return text
-
-
-def _day(text: str) -> str:
-    try:
-        return date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a day as 2024-12-31, got {text!r}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,6 +137,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise Misconfigured(f"--device {arguments.device}: expected a CUDA device, got none on this machine; use --device cpu")
     if arguments.metrics_json is not None and arguments.metrics_json.is_dir():
         raise Misconfigured(f"--metrics-json {arguments.metrics_json}: expected a file or nothing, got a folder")
+    for flag, path in (("--out", arguments.out), ("--metrics-json", arguments.metrics_json)):
+        if path is not None and not arguments.dry_run:
+            make_place(f"{flag} {path}", path.absolute().parent)
 
 
 def _facts(arguments: argparse.Namespace, config: EncoderConfig, digests: dict[str, str], outcome: Outcome) -> dict[str, Any]:

@@ -34,8 +34,12 @@ def read_log(folder: Path, cutoff: str | None, *, titles: bool = True) -> pd.Dat
         cutoff: an ISO day; None: all sales.
         titles: whether the titles that items were sold under are wanted, as column ``title``.
 
+    Returns:
+        columns ``basket_id``, ``event_timestamp`` (UTC without a zone; NaT: not known), ``item_id`` (without white space around
+        it) and, if wanted, ``title``; rows keep the file's numbers.
+
     Raises:
-        Misconfigured: a column is missing, or the file is no Parquet.
+        Misconfigured: a column is missing, times are no times or quantities no numbers, or the file is no Parquet.
     """
     path = folder / "transactions.parquet"
     if not path.is_file():
@@ -47,15 +51,37 @@ def read_log(folder: Path, cutoff: str | None, *, titles: bool = True) -> pd.Dat
     if missing:
         raise Misconfigured(f"{path}: expected a column {', and one '.join(missing)}, got {list(table.columns)}")
     log = pd.DataFrame(columns).rename(columns={"sold_title": "title"})
-    log["item_id"] = log["item_id"].astype(str)
+    log["item_id"] = log["item_id"].astype(str).str.strip()
+    log["event_timestamp"] = _times(log["event_timestamp"], path)
     if titles:
         log["title"] = log["title"].astype("string")
     sold = ~log["basket_id"].astype(str).str.startswith("C")
     if "Quantity" in table:
-        sold &= table["Quantity"] > 0
+        sold &= _quantities(table["Quantity"], path) > 0
     if cutoff is not None:
         sold &= log["event_timestamp"] < pd.Timestamp(cutoff)
     return log[sold]
+
+
+def _times(values: pd.Series, path: Path) -> pd.Series:
+    """UTC without a zone; what names none is UTC."""
+    try:
+        # One spelling only: 3/12/2011 is another day in another country.
+        return pd.to_datetime(values, utc=True, format="ISO8601").dt.tz_localize(None)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise Misconfigured(
+            f"{path}: column {' or '.join(ALIASES['event_timestamp'])}: expected timestamps, dates or ISO 8601 texts of "
+            f"the years 1678 to 2261, got {str(error).splitlines()[0][:100]}; write it as timestamps"
+        ) from error
+
+
+def _quantities(values: pd.Series, path: Path) -> pd.Series:
+    try:
+        return pd.to_numeric(values)
+    except (ValueError, TypeError) as error:
+        raise Misconfigured(
+            f"{path}: column Quantity: expected numbers, got {str(error)[:100]}; write it as numbers, or leave the column out"
+        ) from error
 
 
 def title_variants(log: pd.DataFrame, titles: Sequence[str | None], rows: dict[str, int]) -> list[tuple[int, str]]:

@@ -21,6 +21,8 @@ _EPILOG: Final = (
     "exit codes: 0 done; 1 failed, one line on stderr says why; 2 wrong use; 3 done, some rows rejected. "
     "Stores and folders come from the environment (MOONTIDE_HOME, MOONTIDE_ONLINE, ...; see docs/reference/jobs.md)."
 )
+#: Most of a count: what Spark's integers hold.
+_MOST: Final = 2**31 - 1
 #: A hundred years: longer spans leave the range of times.
 MOST_DAYS: Final = 36_500
 
@@ -78,10 +80,10 @@ def between(low: int, high: int) -> Callable[[str], int]:
 
 
 def positive(text: str) -> int:
-    """An argparse type: an integer from 1."""
+    """An argparse type: an integer from 1 to 2^31 - 1."""
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
+    if not 1 <= value <= _MOST:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, at most {_MOST}, got {value}")
     return value
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from datetime import timedelta
 
-from jobs._cli import Exit, parser, positive, run, say, site
+from jobs._cli import MOST_DAYS, Exit, between, parser, positive, run, say, site
 from moontide.errors import Misconfigured
 from moontide.stores.offline import OfflineTables
 from moontide.stores.offline_compact import compact
@@ -60,18 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         "--view", action="append", metavar="NAME", help="only this view; may be repeated (default: every live view)"
     )
     made.add_argument("--target-rows", type=positive, default=250_000, metavar="N", help="rows of a folded file (default 250000)")
-    made.add_argument("--older-than", type=_minutes, default=0, metavar="MIN", help="leave files younger than this (default 0)")
+    minutes = between(0, MOST_DAYS * 24 * 60)
+    made.add_argument("--older-than", type=minutes, default=0, metavar="MIN", help="leave files younger than this (default 0)")
     made.add_argument(
-        "--grace", type=_minutes, default=60, metavar="MIN", help="keep replaced files for readers that listed them (default 60)"
+        "--grace", type=minutes, default=60, metavar="MIN", help="keep replaced files for readers that listed them (default 60)"
     )
     return made
-
-
-def _minutes(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more minutes, got {value}")
-    return value
 
 
 if __name__ == "__main__":

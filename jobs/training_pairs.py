@@ -11,6 +11,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
+from encoders.arguments import day, not_negative
 from encoders.item import TITLE_MAX_CHARS
 from jobs._catalog import Rules
 from jobs._cli import Exit, add_rejects_flag, add_spark_flags, moment, now_us, parser, positive, run, say, settings_of
@@ -194,8 +195,8 @@ def _parser() -> argparse.ArgumentParser:
         "--data", required=True, metavar="DIR", help="folder with items.csv, or with catalog.parquet (or a URI of one)"
     )
     made.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the pairs; replaced whole")
-    made.add_argument("--cutoff", type=date.fromisoformat, metavar="DAY", help="leave out everything of that day (UTC) and later")
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="of every draw (default 0)")
+    made.add_argument("--cutoff", type=_day, metavar="DAY", help="leave out everything of that day (UTC) and later")
+    made.add_argument("--seed", type=not_negative, default=0, metavar="N", help="of every draw (default 0)")
     made.add_argument("--kinds", nargs="+", choices=schemas.PAIR_KINDS, default=schemas.PAIR_KINDS, metavar="KIND",
                       help=f"of {', '.join(schemas.PAIR_KINDS)} (default: all that the data has)")  # fmt: skip
     made.add_argument(
@@ -207,6 +208,12 @@ def _parser() -> argparse.ArgumentParser:
     add_rejects_flag(made)
     add_spark_flags(made)
     return made
+
+
+def _day(text: str) -> date:
+    found = date.fromisoformat(day(text))
+    moment(f"{found}T00:00:00Z")
+    return found
 
 
 if __name__ == "__main__":

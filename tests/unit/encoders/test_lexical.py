@@ -126,3 +126,20 @@ def test_the_command_makes_an_artifact_that_encodes_titles(tmp_path, capsys):
     assert json.loads((out / "manifest.json").read_text())["training_cutoff"] == "2020-02-01"
     assert main([*command, "--cutoff", "2019-01-01"]) == 1
     assert "expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags", [["--cutoff", "2020-13-40"], ["--seed", "-1"], ["--space", "Bad_Name"]], ids=["cutoff", "seed", "space"]
+)
+def test_wrong_flags_are_wrong_use(tmp_path, flags, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--cutoff", "2020-02-01", *flags])
+    assert left.value.code == 2
+    assert f"argument {flags[0]}: expected" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_data_is_read(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "file" / "out"), "--cutoff", "2020-02-01"]) == 1
+    assert "--out" in (said := capsys.readouterr().err)
+    assert "place to write" in said

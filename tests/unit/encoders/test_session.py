@@ -11,11 +11,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from encoders.config import CONFIGS, load_config  # noqa: E402
 from encoders.data import DataSet, Example, split_of  # noqa: E402
 from encoders.item import Item  # noqa: E402
+from encoders.train import main  # noqa: E402
 from encoders.training.checkpoint import CheckpointFolder  # noqa: E402
 from encoders.training.inputs import data_digest, notes_on  # noqa: E402
 from encoders.training.session import Drive, train  # noqa: E402
+from moontide import Misconfigured  # noqa: E402
 from tests.unit.encoders.tiny_stage import TinyStage  # noqa: E402
 
 pytestmark = pytest.mark.unit
@@ -93,3 +96,31 @@ def test_the_data_digest_follows_tables_names_and_settings(tmp_path: Path) -> No
     two = data_digest([tmp_path], "2024-01-01")
     (tmp_path / "a.jpg").write_bytes(b"1234")
     assert len({one, two, data_digest([tmp_path], "2024-01-01"), data_digest([], "2024-01-01")}) == 4
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=-1", "seed=9223372036854775808", "pretrain.steps=-3", "pretrain.steps=0", "post.photos=-1", "pretrain.temperature=0",
+     "post.momentum=1.5", "pretrain.head_rate=nan", "post.margin=inf", "model.dim=0", "model.dim=40000"],
+)  # fmt: skip
+def test_settings_out_of_their_range_are_refused(override: str) -> None:
+    with pytest.raises(Misconfigured, match=f"config {override.partition('=')[0]}: expected"):
+        load_config("small", overrides=[override])
+
+
+def test_a_stage_may_be_left_out_and_every_shipped_size_is_in_range() -> None:
+    assert load_config("small", overrides=["post.steps=0", "seed=9223372036854775807"]).post.steps == 0
+    for path in CONFIGS.glob("*.toml"):
+        assert load_config(path.stem).name == path.stem
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_data_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # They are the process's, and so other tests' too.
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on, **rest: None)
+    (tmp_path / "file").touch()
+    for flags in (["--out", f"{tmp_path}/file/a"], ["--no-artifact", "--metrics-json", f"{tmp_path}/file/m.json"]):
+        assert main(["--data", str(tmp_path / "none"), *flags]) == 1
+        assert f"{flags[-2]} {flags[-1]}: expected a place to write to" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from encoders.data import Baskets, read_data_set, split_of
+from encoders.transactions import read_log
 from moontide import Misconfigured
 
 pytestmark = pytest.mark.unit
@@ -137,3 +139,52 @@ def test_without_a_group_letters_after_a_number_are_variants_and_names_stay(tmp_
     (tmp_path / "items.csv").write_text("item_id\napple\npear\nP1\nP1XL\n12a-b\n")
     examples = read_data_set(tmp_path, cutoff=None, licensed=False).examples
     assert [e.group.partition("/")[2] for e in examples] == ["apple", "pear", "P1", "P1", "12a-b"]
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda times: times.dt.tz_localize("UTC"),
+        lambda times: times.dt.tz_localize("Europe/London"),
+        lambda times: times.dt.date,
+        lambda times: times.dt.strftime("%Y-%m-%d %H:%M:%S"),
+        lambda times: times.dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    ],
+    ids=["utc", "zone", "date", "text", "zoned text"],
+)
+def test_times_of_any_kind_mean_the_same(tmp_path: Path, spell: Callable[[pd.Series], pd.Series]) -> None:
+    path = _shop(tmp_path / "shop") / "transactions.parquet"
+    plain = read_log(path.parent, "2011-07-01")
+    table = pd.read_parquet(path)
+    table.assign(event_timestamp=spell(table["event_timestamp"]), Quantity=table["Quantity"].astype(str)).to_parquet(path)
+    log = read_log(path.parent, "2011-07-01")
+    assert log is not None
+    assert plain is not None
+    pd.testing.assert_frame_equal(log, plain, check_dtype=False)
+    assert log["event_timestamp"].dt.tz is None
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("event_timestamp", "12/1/2010 8:26"), ("event_timestamp", 5), ("event_timestamp", "9999-01-01"), ("Quantity", "six")],
+)
+def test_values_that_are_no_times_and_no_numbers_name_their_column(tmp_path: Path, column: str, value: object) -> None:
+    path = _shop(tmp_path / "shop") / "transactions.parquet"
+    pd.read_parquet(path).assign(**{column: value}).to_parquet(path)
+    with pytest.raises(Misconfigured, match=f"column {column}.*expected") as found:
+        read_data_set(path.parent, cutoff="2011-07-01")
+    assert "\n" not in str(found.value)
+
+
+def test_white_space_around_ids_parts_no_item_from_its_sales(tmp_path: Path) -> None:
+    folder = _shop(tmp_path / "shop")
+    whole = read_data_set(folder, cutoff="2011-07-01")
+    (folder / "items.csv").write_text((folder / "items.csv").read_text().replace("1A,", "1A ,"))
+    sales = pd.read_parquet(folder / "transactions.parquet")
+    sales.assign(item_id=sales["item_id"].replace("2", " 2")).to_parquet(folder / "transactions.parquet")
+    found = read_data_set(folder, cutoff="2011-07-01")
+    assert found.examples == whole.examples
+    assert found.variants == whole.variants
+    assert found.baskets is not None
+    assert whole.baskets is not None
+    assert found.baskets.items.tolist() == whole.baskets.items.tolist()

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from encoders.images import image_root
+from jobs import compact_log, training_pairs
 from jobs._catalog import Rules, check, open_catalog, read_catalog
 from jobs._encode import _known_at
 from jobs._simtier import open_ids, read_pairs, rejects_of
@@ -159,3 +160,22 @@ def test_pairs_that_are_no_text_are_rejected_and_the_others_stay(tmp_path):
     found = list(rejects_of(table))
     assert [(r.row, r.item_id, r.reason) for r in found] == [(1, "b", "bad_text"), (2, "c", "invalid_id")]
     assert "None" in found[1].detail
+
+
+@pytest.mark.parametrize(
+    ("program", "flags"),
+    [
+        (training_pairs, ["--data", "x", "--out", "y", "--cutoff", "1969-01-01"]),
+        (training_pairs, ["--data", "x", "--out", "y", "--cutoff", "2020-13-40"]),
+        (training_pairs, ["--data", "x", "--out", "y", "--seed", "99999999999999999999"]),
+        (training_pairs, ["--data", "x", "--out", "y", "--seed", "-1"]),
+        (training_pairs, ["--data", "x", "--out", "y", "--pairs-per-group", "99999999999999999999"]),
+        (compact_log, ["--older-than", "99999999999999"]),
+        (compact_log, ["--grace", "-1"]),
+    ],
+)
+def test_values_out_of_their_range_are_wrong_use(program, flags, capsys):
+    with pytest.raises(SystemExit) as left:
+        program.main(flags)
+    assert left.value.code == 2
+    assert f"argument {flags[-2]}: expected" in capsys.readouterr().err
