@@ -88,10 +88,15 @@ def _add_produce(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     made = commands.add_parser("replay-dlq", help="send dead letters again to the topics they came from", epilog=_EPILOG)
-    made.add_argument("--reason", metavar="REASON", help="only those refused for it; it keeps a position of its own")
+    made.add_argument("--reason", type=_word, metavar="REASON", help="only those refused for it; it keeps a position of its own")
     made.add_argument("--limit", type=_count, metavar="N", help="send at most N")
     made.add_argument("--dry-run", action="store_true", help="count, but send and commit nothing")
-    made.add_argument("--group", metavar="GROUP", help="consumer group that keeps the position (default: moontide-replay)")
+    made.add_argument(
+        "--group",
+        type=_word,
+        metavar="GROUP",
+        help="consumer group that keeps the position, -REASON behind it where one is given (default: moontide-replay)",
+    )
     made.set_defaults(run=_replay)
 
 
@@ -121,6 +126,13 @@ def _hits(text: str) -> int:
 def _topic(text: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9._-]{1,249}", text) is None:
         raise argparse.ArgumentTypeError("expected 1 to 249 characters of [A-Za-z0-9._-]")
+    return text
+
+
+def _word(text: str) -> str:
+    # An unset variable of a shell arrives as this.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a name, got nothing; leave the option out, or set the variable it came from")
     return text
 
 

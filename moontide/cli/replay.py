@@ -30,7 +30,7 @@ def replay(
         reason: only those that were refused for it; such runs have a group of their own per reason.
         limit: send at most so many.
         dry_run: send and commit nothing.
-        group: where the position is kept; default: ``moontide-replay``, with ``-REASON`` behind it where one is given.
+        group: where the position is kept, with ``-REASON`` behind it where a reason is given; default: ``moontide-replay``.
 
     Raises:
         Transient, Misconfigured: the brokers.
@@ -39,9 +39,8 @@ def replay(
     from streaming import clients
     from streaming.outbox import Outbox, close_producer
 
-    named = group or (f"{GROUP}-{reason}" if reason else GROUP)
     run = _Replay(reason, limit)
-    consumer = clients.consumer(settings, topics=(), group_id=named, group_instance_id=None)
+    consumer = clients.consumer(settings, topics=(), group_id=_group_of(group, reason), group_instance_id=None)
     producer = None if dry_run else clients.producer(settings)
     try:
         with translated("reading dead letters"):
@@ -51,6 +50,15 @@ def replay(
             close_producer(producer, _CLOSE_SECONDS)
         consumer.close(autocommit=False)
     return run.report(dry_run)
+
+
+def _group_of(group: str | None, reason: str | None) -> str:
+    """The consumer group that keeps the position of a run.
+
+    A run for one reason passes others over: in the group of all it would move the position past letters that were never sent.
+    """
+    named = GROUP if group is None else group
+    return named if reason is None else f"{named}-{reason}"
 
 
 class _Replay:

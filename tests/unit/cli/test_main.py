@@ -5,6 +5,8 @@ import pytest
 
 from moontide import __version__
 from moontide.__main__ import main
+from moontide.cli.replay import replay
+from moontide.settings import Settings
 
 pytestmark = pytest.mark.unit
 
@@ -29,6 +31,9 @@ def test_version(capsys):
         ["produce", "x", "--rate", "0"],
         ["produce", "x", "--topic", "a b"],
         ["replay-dlq", "--limit", "0"],
+        ["replay-dlq", "--reason", ""],
+        ["replay-dlq", "--reason", " "],
+        ["replay-dlq", "--group", ""],
     ],
 )
 def test_wrong_use_is_2(argv, capsys):
@@ -44,6 +49,34 @@ def test_help_says_what_the_exit_codes_mean(command, capsys):
         main([command, "--help"])
     assert stop.value.code == 0
     assert "exit codes: 0 done; 1 failed" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("group", "reason", "named"),
+    [
+        (None, None, "moontide-replay"),
+        (None, "not_json", "moontide-replay-not_json"),
+        ("g", None, "g"),
+        ("g", "not_json", "g-not_json"),
+        (None, "", "moontide-replay-"),
+    ],
+)
+def test_a_replay_for_one_reason_never_moves_the_position_of_all(tmp_path, monkeypatch, group, reason, named):
+    opened = []
+
+    class Consumer:
+        def __init__(self, _, *, group_id, **__):
+            opened.append(group_id)
+
+        def partitions_for_topic(self, _):
+            return None
+
+        def close(self, autocommit):
+            assert not autocommit
+
+    monkeypatch.setattr("streaming.clients.consumer", Consumer)
+    assert replay(Settings(home=tmp_path), reason=reason, group=group, dry_run=True) == 0
+    assert opened == [named]
 
 
 def failed(argv, capsys):
