@@ -136,31 +136,45 @@ def _value(fields: dict[str, Any]) -> bytes | None:
 
 def _lines(source: Path, settings: Settings, topic: str | None, *, checked: bool) -> Iterator[Line]:
     if str(source) == "-":
-        yield from _checked(sys.stdin, "-", settings, topic, checked)
+        yield from _checked(sys.stdin.buffer, "-", settings, topic, checked)
         return
     try:
-        with source.open(encoding="utf-8") as lines:
+        with source.open("rb") as lines:
             yield from _checked(lines, str(source), settings, topic, checked)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise Poison(f"{source}: expected a readable text file, got {type(error).__name__}") from None
 
 
-def _checked(lines: Iterable[str], name: str, settings: Settings, topic: str | None, checked: bool) -> Iterator[Line]:
-    for number, text in enumerate(lines, start=1):
-        if not text.strip():
+def _checked(lines: Iterable[bytes], name: str, settings: Settings, topic: str | None, checked: bool) -> Iterator[Line]:
+    # Decoded line by line: a decoder of the whole stream reads ahead, and would fail before the lines in front are sent.
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
             continue
         try:
+            text = _decoded(line)
             made = read_line(text, topic)
             if checked and not made.raw:
-                _check(made, settings)
+                _check(made, text, settings)
         except Poison as error:
             raise Poison(f"{name}, line {number}: {error}") from None
         yield made
 
 
-def _check(line: Line, settings: Settings) -> None:
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Poison(
+            f"expected UTF-8, got byte 0x{line[error.start]:02x} at position {error.start + 1}; "
+            'wrap other bytes as {"topic": ..., "value_base64": ...}'
+        ) from None
+
+
+def _check(line: Line, text: str, settings: Settings) -> None:
+    """Refuse what a consumer of this kind of event would: the kind is the topic's, of a topic that is not ours the fields'."""
     now_us, most = wall_clock(), settings.stream_event_bytes
-    if line.topic == TOPIC_BEHAVIOUR_EVENTS:
+    kind = line.topic if line.topic in {TOPIC_BEHAVIOUR_EVENTS, TOPIC_ITEM_EVENTS} else read_line(text).topic
+    if kind == TOPIC_BEHAVIOUR_EVENTS:
         parse_behaviour(line.key, line.value, now_us=now_us, max_bytes=most)
     else:
         parse_item(line.key, line.value, (), -1, now_us=now_us, max_bytes=most)
