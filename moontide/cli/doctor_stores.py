@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from moontide import names, views
@@ -52,11 +53,14 @@ def _lmdb(settings: Settings) -> Iterator[Finding]:
     import lmdb
 
     # Opened and closed before the store is: one environment per file and process.
-    env = lmdb.open(str(settings.lmdb_path), readonly=True, max_readers=settings.lmdb_max_readers)
     try:
-        info, page = env.info(), env.stat()["psize"]
-    finally:
-        env.close()
+        with lmdb.open(str(settings.lmdb_path), readonly=True, max_readers=settings.lmdb_max_readers) as env:
+            info, page = env.info(), env.stat()["psize"]
+    except lmdb.Error as error:
+        raise Misconfigured(
+            f"online store {settings.lmdb_path}: expected an LMDB file that can be read, got: {error}; "
+            "where it is damaged, move it away and load the store again"
+        ) from error
     used, limit = (info["last_pgno"] + 1) * page, max(info["map_size"], settings.lmdb_map_size)
     level = Level.BAD if used > _FULL * limit else Level.OK
     advice = "; raise MOONTIDE_LMDB_MAP_SIZE in every process" if level is Level.BAD else ""
@@ -129,22 +133,38 @@ def _bytes(path: Path) -> int:
 def registry(live: LiveSpaces, repo: Path) -> Iterator[Finding]:
     """Whether the repository reads the store that is written, and `feast apply` was run with the live spaces as they are."""
     from feast import FeatureStore
+    from feast.repo_config import load_repo_config
 
-    if not (repo / "feature_store.yaml").exists():
+    file = repo / "feature_store.yaml"
+    if not file.exists():
         yield Finding(Level.NOTE, "repository", f"none at {repo}; name it with --repo to check what is applied")
         return
+    with _readable(f"{file}: expected a Feast configuration", "correct it"):
+        load_repo_config(repo.resolve(), file.resolve())
     yield _agreement(repo)
-    try:
+    with _readable("registry: expected one that Feast can read", f"correct it in {file}, or run: feast -c {repo} apply"):
         store = FeatureStore(repo_path=str(repo))
         applied = {view.name for view in store.list_feature_views()}
         services = {service.name for service in store.list_feature_services()}
-    except FileNotFoundError as error:
-        raise Misconfigured(f"registry: expected one, got none ({error}); run: feast -c {repo} apply") from error
     expected = {view.name for view in live.views()}
     for name in sorted(expected | applied):
         yield _applied(name, name in expected, name in applied, repo)
     for service in live.services:
         yield _applied(f"service {service.name}", True, service.name in services, repo)
+
+
+@contextmanager
+def _readable(expected: str, advice: str) -> Iterator[None]:
+    """What Feast raises within as Misconfigured."""
+    import yaml  # type: ignore[import-untyped]
+    from feast.errors import FeastError
+    from feast.repo_config import FeastConfigError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        yield
+    except (FeastError, FeastConfigError, DecodeError, yaml.YAMLError, FileNotFoundError, ValueError, TypeError) as error:
+        raise Misconfigured(f"{expected}, got: {one_line(str(error))}; {advice}") from error
 
 
 def _agreement(repo: Path) -> Finding:

@@ -112,6 +112,50 @@ def test_an_empty_online_store_is_not_created_by_looking(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("held", [b"x" * 8192, b"", b"abc"])
+def test_an_online_store_that_is_no_lmdb_file_is_a_problem_and_the_report_goes_on(tmp_path, capsys, monkeypatch, held):
+    settings = Settings(home=tmp_path)
+    settings.lmdb_path.mkdir(parents=True)
+    (settings.lmdb_path / "data.mdb").write_bytes(held)
+    live = LiveSpaces(tmp_path / "spaces.toml", (), (), ())
+    with pytest.raises(Misconfigured, match="expected an LMDB file that can be read, got: .*load the store again"):
+        list(online(settings, live))
+    monkeypatch.setattr(module, "load_spaces", lambda _: live)
+    assert doctor(settings, tmp_path) == 1
+    said = capsys.readouterr().out
+    assert "BAD  Misconfigured  online store" in said
+    assert "\nFeast registry\n" in said and "\ncoverage\n" in said and "found" in said.splitlines()[-1]
+
+
+CONFIG = (
+    "project: moontide\nprovider: local\nregistry: registry.db\nentity_key_serialization_version: 3\n"
+    "online_store:\n  type: moontide.stores.feast_plugin.LmdbOnlineStore\n"
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["project: x\n", "- a\n", "a: [\n", "", CONFIG.replace("_version: 3", "_version: x"), CONFIG.replace("moontide", "a b", 1)],
+)
+def test_a_configuration_that_feast_refuses_is_one_problem(tmp_path, monkeypatch, config):
+    monkeypatch.setenv("MOONTIDE_HOME", str(tmp_path / "home"))
+    (tmp_path / "feature_store.yaml").write_text(config)
+    found = guarded(lambda: registry(LiveSpaces(tmp_path / "spaces.toml", (), (), ()), tmp_path))
+    assert [f.level for f in found] == [Level.BAD]
+    assert "feature_store.yaml: expected a Feast configuration, got: " in found[0].detail
+
+
+@pytest.mark.parametrize("kind", ["damaged", "of no known type"])
+def test_a_registry_that_feast_cannot_read_is_a_problem(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("MOONTIDE_HOME", str(tmp_path / "home"))
+    (tmp_path / "registry.db").write_bytes(b"\xff\xff nonsense")
+    config = CONFIG if kind == "damaged" else CONFIG.replace("registry.db", "{registry_type: nope, path: a}")
+    (tmp_path / "feature_store.yaml").write_text(config)
+    found = guarded(lambda: registry(LiveSpaces(tmp_path / "spaces.toml", (), (), ()), tmp_path))
+    assert [f.level for f in found] == [Level.OK, Level.BAD]
+    assert "registry: expected one that Feast can read, got: " in found[1].detail
+
+
 @pytest.mark.parametrize(("why", "level"), [("", Level.OK), ("no native kernel was built", Level.NOTE)])
 def test_the_tier_kernel_is_named(monkeypatch, why, level):
     monkeypatch.setattr(module, "CHOSEN", Chosen("numpy", count_with_numpy, why))
