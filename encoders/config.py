@@ -160,7 +160,9 @@ def load_config(source: str | Path, *, overrides: Sequence[str] = ()) -> Encoder
         if type(value) in (int, float):
             low, high = _range_of(key, value)
             if not low <= value <= high or value in (math.inf, -math.inf):
-                raise Misconfigured(f"config {key}: expected a finite number from {low} to {high}, got {value!r}")
+                least = "" if low == -math.inf else f" of {low} or more"
+                most = "" if high == math.inf else f", at most {high}"
+                raise Misconfigured(f"config {key}: expected a finite number{least}{most}, got {value!r}")
     return config
 
 
