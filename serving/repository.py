@@ -8,7 +8,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from feast.errors import FeastError
 from feast.infra.online_stores.helpers import get_online_store_from_config
-from feast.repo_config import load_repo_config
+from feast.repo_config import FeastConfigError, load_repo_config
 
 from moontide.errors import Misconfigured
 from moontide.live import LiveSpaces, load_spaces
@@ -47,7 +47,7 @@ def _read(repo: Path) -> tuple[Any, PackedFeastStore, Settings]:
     try:
         config = load_repo_config(repo.resolve(), file.resolve())
         plugin = get_online_store_from_config(config.online_store)
-    except (FeastError, yaml.YAMLError, ValueError, TypeError) as error:
+    except (FeastError, FeastConfigError, yaml.YAMLError, ValueError, TypeError) as error:
         said = " ".join(str(error).split())
         raise Misconfigured(f"{file}: expected a Feast configuration, got one that Feast refuses: {said}") from error
     if not isinstance(plugin, PackedFeastStore):

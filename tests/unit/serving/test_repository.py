@@ -41,6 +41,13 @@ def test_the_spaces_are_those_of_the_home_the_plugin_opens(repo, tmp_path):
     assert (tmp_path / "site" / "online").is_dir() and not (tmp_path / "elsewhere" / "online").exists()
 
 
+@pytest.mark.parametrize("text", ["project: x", "- a", "a: [", YAML.replace("version: 3", "version: x")])
+def test_what_feast_refuses_is_named(repo, tmp_path, text):
+    (repo / "feature_store.yaml").write_text(text.replace("{home}", str(tmp_path / "site")))
+    with pytest.raises(Misconfigured, match=r"feature_store\.yaml: expected"):
+        open_repo(repo)
+
+
 def test_a_spec_longer_than_the_sequences_kept_is_refused(repo, tmp_path, monkeypatch):
     monkeypatch.setenv("MOONTIDE_SEQUENCE_LENGTH", "40")
     spaces = tmp_path / "site" / "spaces.toml"
