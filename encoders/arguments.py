@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -72,3 +74,16 @@ def make_place(flag: str, folder: Path) -> None:
         raise Misconfigured(f"{flag}: expected a place to write to, got {error.strerror} at {folder}; name another") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise Misconfigured(f"{flag}: expected a folder that can be written, got {folder}; name another")
+
+
+def require_own_names(folders: Sequence[Path]) -> None:
+    """Figures are kept by the name of a data folder: of two that share one, only the last would be seen.
+
+    Raises:
+        Misconfigured: two have one name.
+    """
+    repeated = sorted(name for name, count in Counter(folder.name for folder in folders).items() if count > 1)
+    if repeated:
+        raise Misconfigured(
+            f"--data: expected folders of different names, got {repeated} more than once; rename one, or link to it"
+        )

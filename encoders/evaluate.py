@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from encoders.arguments import positive
+from encoders.arguments import positive, require_own_names
 from encoders.artifact import Manifest
 from encoders.data import DataSet
 from encoders.evaluation.measured import MAJORITY, MeasuredData, Say, measure
@@ -112,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, say: Say) -> int:
+    require_own_names(arguments.data)
     encoder = Encoder.load_moon(arguments.artifact, threads=arguments.threads)
     vectors = Vectors(encoder)
     own = own_methods(vectors, arguments.dims)

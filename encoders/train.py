@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from encoders.arguments import day, family, make_place, positive
+from encoders.arguments import day, family, make_place, positive, require_own_names
 from encoders.artifact import require_replaceable
 from encoders.config import EncoderConfig, load_config
 from encoders.data import SPLIT_SHARES, read_data_set
@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, say: Say) -> int:
     config = load_config(arguments.config, overrides=arguments.set)
     _check(arguments)
+    require_own_names(arguments.data)
     data_sets = [read_data_set(folder, cutoff=arguments.cutoff) for folder in arguments.data]
     for data in data_sets:
         say(f"{data.name}: " + ", ".join(f"{len(data.rows(name))} {name}" for name, _ in SPLIT_SHARES))

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from encoders.config import CONFIGS, load_config  # noqa: E402
 from encoders.data import DataSet, Example, split_of  # noqa: E402
+from encoders.evaluate import main as evaluate  # noqa: E402
 from encoders.item import Item  # noqa: E402
 from encoders.train import main  # noqa: E402
 from encoders.training.checkpoint import CheckpointFolder  # noqa: E402
@@ -124,3 +125,15 @@ def test_an_output_that_cannot_be_written_is_found_before_the_data_is_read(
     for flags in (["--out", f"{tmp_path}/file/a"], ["--no-artifact", "--metrics-json", f"{tmp_path}/file/m.json"]):
         assert main(["--data", str(tmp_path / "none"), *flags]) == 1
         assert f"{flags[-2]} {flags[-1]}: expected a place to write to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [main, evaluate], ids=["train", "evaluate"])
+def test_folders_of_one_name_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on, **rest: None)
+    folders = [str(tmp_path / shop / "catalog") for shop in ("one", "other")]
+    first = ["--out", str(tmp_path / "made")] if command is main else [str(tmp_path)]
+    assert command([*first, "--data", *folders]) == 1
+    assert "expected folders of different names, got ['catalog'] more than once" in capsys.readouterr().err
