@@ -70,15 +70,20 @@ def draw_lengths(body: Body) -> Any:
     ]  # fmt: skip
     if not variants:
         return None
-    figure, panels = plt.subplots(1, len(variants), figsize=(5.5 * len(variants), 4), squeeze=False, layout="constrained")
+    figure, panels = plt.subplots(1, len(variants), figsize=(7.5 * len(variants), 4.2), squeeze=False, layout="constrained")
     for axes, variant in zip(panels[0], variants, strict=True):
         groups = sorted(
             (group for group in body["groups"] if group["variant"] == variant), key=lambda group: int(group["length"])
         )
-        for name in _names({"groups": groups}, controls=False):
+        names = _names({"groups": groups}, controls=False)
+        for number, (name, (color, dashes)) in enumerate(zip(names, _styles(groups, names), strict=True)):
             found = {group["length"]: _differences(group)[name] for group in groups if name in _differences(group)}
             y, ends = _bars(list(found.values()))
-            axes.errorbar(list(found), y, yerr=ends, marker="o", markersize=3, capsize=2, linewidth=1, label=name)
+            # Side by side, or one bar would hide the others.
+            x = np.array(list(found)) * 1.025 ** (number - (len(names) - 1) / 2)
+            axes.errorbar(
+                x, y, yerr=ends, color=color, linestyle=dashes, marker="o", markersize=3, capsize=2, linewidth=1, label=name
+            )
         axes.set_xscale("log")
         axes.set_xticks([group["length"] for group in groups], [str(group["length"]) for group in groups])
         axes.minorticks_off()
@@ -86,8 +91,16 @@ def draw_lengths(body: Body) -> Any:
         axes.set_xlabel("L, behaviours of a history")
         axes.set_ylabel("GAUC less ID at the same L, points", fontsize=8)
         axes.set_title(about(groups[0]), fontsize=9)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+def _styles(groups: Sequence[Body], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Colour and line of each row: a colour a model, a line a space."""
+    rows = {title(row): (row["model"], row["space"]) for group in groups for row in group["rows"]}
+    models, spaces = (list(dict.fromkeys(rows[name][part] for name in names)) for part in (0, 1))
+    lines = ("-", "--", ":", "-.")
+    return [(f"C{models.index(rows[name][0]) % 10}", lines[spaces.index(rows[name][1]) % 4]) for name in names]
 
 
 def draw_curves(body: Body) -> Any:
