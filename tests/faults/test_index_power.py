@@ -55,9 +55,16 @@ def path(written, tmp_path):
     return shutil.copytree(written, tmp_path / "index.db")
 
 
-def test_a_flush_brings_every_file_and_every_folder_that_names_one_to_the_disk(tmp_path, monkeypatch):
-    path, seen, fsync = tmp_path / "index.db", [], index_connection.fsync
-    monkeypatch.setattr(index_connection, "fsync", lambda entry: (fsync(entry), seen.append(entry)))
+@pytest.fixture
+def seen(monkeypatch):
+    """Every entry that was brought to the disk, in order."""
+    found, fsync = [], index_connection.fsync
+    monkeypatch.setattr(index_connection, "fsync", lambda entry: (fsync(entry), found.append(entry)))
+    return found
+
+
+def test_a_flush_brings_every_file_and_every_folder_that_names_one_to_the_disk(tmp_path, seen):
+    path = tmp_path / "index.db"
     index = MilvusIndex(str(path))
     try:
         index.ensure(SPACE)
@@ -79,9 +86,8 @@ def test_a_flush_brings_every_file_and_every_folder_that_names_one_to_the_disk(t
         index.close()
 
 
-def test_an_alias_is_on_the_disk_once_it_points(tmp_path, monkeypatch):
-    path, seen, fsync = tmp_path / "index.db", [], index_connection.fsync
-    monkeypatch.setattr(index_connection, "fsync", lambda entry: (fsync(entry), seen.append(entry)))
+def test_an_alias_is_on_the_disk_once_it_points(tmp_path, seen):
+    path = tmp_path / "index.db"
     index = MilvusIndex(str(path))
     try:
         index.ensure(SPACE)

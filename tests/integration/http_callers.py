@@ -73,3 +73,11 @@ def ends(caller, seconds):
 
 def post(body, more=b"", path=b"/"):
     return b"POST %b HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n%b" % (path, more, len(body), body)
+
+
+@contextlib.contextmanager
+def connected(port):
+    """A connection that waits ten seconds for whatever it is sent."""
+    with socket.create_connection(("127.0.0.1", port)) as made:
+        made.settimeout(10)
+        yield made

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from serving.http.protocol import guarded
-from tests.integration.http_callers import GET, HEADER_SECONDS, answering, answers, ends, post
+from tests.integration.http_callers import GET, HEADER_SECONDS, answering, answers, connected, ends, post
 
 pytestmark = pytest.mark.integration
 BODY = b'{"user_id": "u"}'
@@ -26,8 +26,7 @@ def port():
 
 @pytest.fixture
 def caller(port):
-    with socket.create_connection(("127.0.0.1", port)) as made:
-        made.settimeout(10)
+    with connected(port) as made:
         yield made
 
 

@@ -10,7 +10,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from serving.http.protocol import guarded
-from tests.integration.http_callers import GET, HEADER_SECONDS, answering, answers, app, ends, post
+from tests.integration.http_callers import GET, HEADER_SECONDS, answering, answers, app, connected, ends, post
 
 pytestmark = pytest.mark.integration
 
@@ -23,8 +23,7 @@ def port():
 
 @pytest.fixture
 def caller(port):
-    with socket.create_connection(("127.0.0.1", port)) as made:
-        made.settimeout(10)
+    with connected(port) as made:
         yield made
 
 
