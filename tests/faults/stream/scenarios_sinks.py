@@ -12,7 +12,7 @@ from tests.faults.stream.scenarios import scenario
 
 @scenario("6", short=0.3)
 def sinks_fail_now_and_then(rig):
-    """Each store fails at first and then every n-th time, before, half-way through or after the write."""
+    """Each store fails at first and then one time in n, before, half-way through or after the write."""
     how = rig.maker.rng.choice(["before", "half", "after"])
     wishes = {
         "online": {"first": 1, "every": 7, "how": how},

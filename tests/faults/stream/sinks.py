@@ -5,7 +5,7 @@ A control file is JSON, written by the harness at any time:
 ==========  ======================================================================================
 outage      every call fails
 first       the first N calls of the process fail
-every       each N-th call fails
+every       one call in N fails, drawn by its number: a period would keep step with callers that try again
 how         ``before`` (default), ``half`` (part of the rows is written) or ``after`` (all are, and nobody is told)
 slow        seconds each call sleeps first
 ==========  ======================================================================================
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -59,7 +60,7 @@ class Faulty:
                 number = self._calls
             wish = self._control.read(self._name)
             time.sleep(wish.get("slow", 0))
-            fails = wish.get("outage") or number <= wish.get("first", 0) or (wish.get("every") and number % wish["every"] == 0)
+            fails = wish.get("outage") or number <= wish.get("first", 0) or one_in(wish.get("every"), f"{self._name} {number}")
             if not fails:
                 return real(*args, **kwargs)
             how = wish.get("how", "before")
@@ -70,6 +71,11 @@ class Faulty:
             raise Transient(f"{self._name}.{method}: injected failure of call {number} ({how})")
 
         return call
+
+
+def one_in(n, call):
+    """Whether `call` is one of the n-th part of all calls; never where `n` is None."""
+    return n is not None and random.Random(call).randrange(n) == 0
 
 
 def _half_rows(real, view, rows, **kwargs):
