@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 
 Monotonic = Callable[[], float]
 
@@ -16,6 +17,7 @@ class State:
 
     Attributes:
         monotonic: seconds of a clock that never goes back.
+        random: draws how long a thread waits before it tries again.
         beats: thread -> when it last said that it is not stuck.
         waiting: sink -> why it is retried at the moment.
         assigned: partitions this consumer has; None before the first assignment.
@@ -26,6 +28,7 @@ class State:
     """
 
     monotonic: Monotonic = time.monotonic
+    random: Random = field(default_factory=Random)
     beats: dict[str, float] = field(default_factory=dict)
     waiting: dict[str, str] = field(default_factory=dict)
     assigned: int | None = None
