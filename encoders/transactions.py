@@ -16,6 +16,8 @@ from encoders.tables import ALIASES, column, read_table
 from moontide.errors import Misconfigured
 
 BASKET_SIZES: Final = range(2, 61)
+#: Basket ids of cancellations, as UCI's logs of Online Retail write them; the whole id, so that ``Cart-17`` is a sale.
+CANCELLATION: Final = r"C[0-9]+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def read_log(folder: Path, cutoff: str | None, *, titles: bool = True) -> pd.Dat
     log["event_timestamp"] = _times(log["event_timestamp"], path)
     if titles:
         log["title"] = log["title"].astype("string")
-    sold = ~log["basket_id"].astype(str).str.startswith("C")
+    sold = ~log["basket_id"].astype(str).str.strip().str.fullmatch(CANCELLATION)
     if "Quantity" in table:
         sold &= _quantities(table["Quantity"], path) > 0
     if cutoff is not None:

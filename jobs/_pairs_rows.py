@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from encoders.tables import ALIASES
+from encoders.transactions import CANCELLATION
 from jobs._behaviours import ACTION_MAX_CHARS
 from jobs._rejects import RowReason
 from jobs._tables import InputTable, column, file_system, open_table, read_unit, without_bad_text
@@ -181,7 +182,7 @@ class ReadRows:
 
     def _checks(self, raw: dict[str, pa.Array], batch: pa.RecordBatch) -> list[tuple[StrEnum, NDArray[np.bool_]]]:
         if self._rows.what == "transactions":
-            back = _flags(pc.starts_with(raw["basket_id"], "C"))
+            back = _flags(pc.match_substring_regex(raw["basket_id"], f"^(?:{CANCELLATION})$"))
             if _QUANTITY.name in batch.schema.names:
                 back |= _flags(pc.less_equal(column(batch, _QUANTITY), 0))
             return [(RowReason.NO_ID, _none(raw["basket_id"]) | _none(raw["item_id"])), (PairReason.CANCELLED, back)]

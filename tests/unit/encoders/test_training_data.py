@@ -164,6 +164,16 @@ def test_times_of_any_kind_mean_the_same(tmp_path: Path, spell: Callable[[pd.Ser
     assert log["event_timestamp"].dt.tz is None
 
 
+def test_only_c_and_digits_alone_is_a_cancellation(tmp_path: Path) -> None:
+    path = _shop(tmp_path / "shop") / "transactions.parquet"
+    table = pd.read_parquet(path).assign(Quantity=1)
+    baskets = ["Cart-17", "C536379", " C4 ", "C", "cart", "c5", "XC6", "C7-1", "C\u0663", "8", "9"]
+    table.assign(basket_id=baskets).to_parquet(path)
+    log = read_log(path.parent, None)
+    assert log is not None
+    assert log["basket_id"].tolist() == ["Cart-17", "C", "cart", "c5", "XC6", "C7-1", "C\u0663", "8", "9"]
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [("event_timestamp", "12/1/2010 8:26"), ("event_timestamp", 5), ("event_timestamp", "9999-01-01"), ("Quantity", "six")],
