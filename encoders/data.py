@@ -39,7 +39,7 @@ class Example:
     """One item: `images` are paths below its data set's folder; `group` never spans two splits.
 
     `values` are the attribute columns that are not empty. `product` is the same for the colours and sizes of one
-    product: a group that is not a sender, else the item id.
+    product: a group that is not a sender, else the item id. `row` is its row of ``items.csv``, from 0.
     """
 
     item: Item
@@ -48,6 +48,7 @@ class Example:
     images: tuple[str, ...]
     values: Mapping[str, str] = field(default_factory=dict)
     product: str = ""
+    row: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ def _examples(table: pd.DataFrame, folder: Path) -> Iterator[Example]:
     attributes = [name for name in ATTRIBUTE_COLUMNS if name in table]
     values = table[attributes].to_dict("records") if attributes else [{}] * len(table)
     whole = table["attributes"].tolist() if "attributes" in table else None
-    default = _default_images(folder)
+    default, file_rows = _default_images(folder), table.index.tolist()
     for row, item_id in enumerate(lists["item_id"]):
         title, description = lists["title"][row].strip() or None, lists["description"][row].strip() or None
         images = tuple(part.strip() for part in lists["images"][row].split(";") if part.strip())
@@ -160,7 +161,7 @@ def _examples(table: pd.DataFrame, folder: Path) -> Iterator[Example]:
         described = "; ".join(value.rpartition("/")[2] for value in known.values()) if whole is None else whole[row]
         item = Item(item_id, title, description, described or None)
         product = lists["product"][row] or item_id
-        yield Example(item, f"{folder.name}/{group}", lists["label"][row] or None, images, known, product)
+        yield Example(item, f"{folder.name}/{group}", lists["label"][row] or None, images, known, product, file_rows[row])
 
 
 def _default_images(folder: Path) -> dict[str, str]:

@@ -132,11 +132,10 @@ class ReadItems:
 
 
 def _table(examples: tuple[Example, ...]) -> pa.Table:
-    rows = [_row(number, example) for number, example in enumerate(examples)]
-    return pa.Table.from_pylist(rows, schema=ITEMS)
+    return pa.Table.from_pylist([_row(example) for example in examples], schema=ITEMS)
 
 
-def _row(number: int, example: Example) -> dict[str, Any]:
+def _row(example: Example) -> dict[str, Any]:
     item = example.item
     category = example.label if example.label not in UNKNOWN_LABELS else None
     category = _clean(category) or _clean(example.values.get("main_category"))
@@ -153,7 +152,7 @@ def _row(number: int, example: Example) -> dict[str, Any]:
         "version": 0,
         "deleted": False,
         "source": 0,
-        "row": number,
+        "row": example.row,
         "reason": "title_too_long" if long else None,
         "detail": f"expected at most {TITLE_MAX_CHARS} characters" if long else None,
     }

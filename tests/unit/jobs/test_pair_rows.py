@@ -12,6 +12,8 @@ from encoders.training.pairs import CARD
 from jobs import training_pairs
 from jobs._pairs_card import head_share
 from jobs._pairs_content import enriched
+from jobs._pairs_items import ITEMS, open_items
+from jobs._pairs_items import _table as table_of
 from jobs._pairs_rows import AFTER_CUTOFF, ROWS, ReadRows, detail_of, open_rows
 from jobs._pairs_write import ROWS as PAIR_ROWS
 from jobs._pairs_write import PairFolder, WritePairs
@@ -45,6 +47,8 @@ def checked(folder, what, **columns):
     [
         ("b1", "x", 5, 1, None),
         ("C1", "x", 5, 1, "cancelled"),
+        ("Cart-17", "x", 5, 1, None),
+        ("C", "x", 5, 1, None),
         ("b1", "x", 5, 0, "cancelled"),
         ("b1", "x", 5, None, None),
         (None, "x", 5, 1, "no_id"),
@@ -177,6 +181,17 @@ def test_what_this_job_did_not_write_is_never_replaced(tmp_path, capsys):
     assert training_pairs.main(["--home", str(tmp_path), "--data", "x", "--out", str(tmp_path / "letters")]) == 1
     assert "name another folder" in capsys.readouterr().err
     assert (tmp_path / "letters" / "love.txt").read_text() == "dear"
+
+
+def test_an_item_of_a_csv_is_named_by_its_row_of_the_file(tmp_path):
+    rows = ["item_id,title,is_product", "P,POSTAGE,False", ",Lid,True", "a,Vase,True", "b," + "x" * 10_001 + ",True"]
+    (tmp_path / "items.csv").write_text("\n".join(rows))
+    found = table_of(open_items(str(tmp_path), None, None).examples)
+    assert found.schema == ITEMS
+    assert [(row["item_id"], row["row"], row["reason"]) for row in found.to_pylist()] == [
+        ("a", 2, None),
+        ("b", 3, "title_too_long"),
+    ]
 
 
 def test_flags_and_folders_that_are_wrong_end_before_spark_starts(tmp_path, capsys):
