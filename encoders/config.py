@@ -98,6 +98,7 @@ class StageConfig:
         queue_size: negatives kept per modality form; momentum: of the key encoder, ``k = m k + (1 - m) q``.
         margin: of the triplet loss, in cosine.
         filter_threshold, filter_sharpness, filter_margin: tau, kappa and the first margin of MOON2.0's dynamic filter.
+        weights: of losses by name, 0 or more and not all 0; those not named keep `encoders.training.objectives.WEIGHTS`.
     """
 
     steps: int = 1500
@@ -156,6 +157,8 @@ def load_config(source: str | Path, *, overrides: Sequence[str] = ()) -> Encoder
     path, body = read_toml(source, CONFIGS, overrides=overrides)
     config = build(EncoderConfig, {"name": path.stem, **body})
     values = {f"{section}.{key}": value for section in _SECTIONS for key, value in asdict(getattr(config, section)).items()}
+    for stage in ("pretrain", "post"):
+        values |= {f"{stage}.weights.{loss}": weight for loss, weight in values[f"{stage}.weights"].items()}
     for key, value in {"seed": config.seed, **values}.items():
         if type(value) in (int, float):
             low, high = _range_of(key, value)
@@ -167,6 +170,8 @@ def load_config(source: str | Path, *, overrides: Sequence[str] = ()) -> Encoder
 
 
 def _range_of(key: str, value: float) -> tuple[float, float]:
+    if ".weights." in key:
+        return 0, math.inf
     for ends, low, high in _RANGES:
         if key.endswith(ends):
             return low, high

@@ -183,10 +183,14 @@ def _check(config: EncoderConfig) -> None:
         raise Misconfigured(
             f"model.prefix_dims: expected lengths in 1..{shape.dim - 1}, got {list(shape.prefix_dims)}; take shorter ones"
         )
-    for stage in (config.pretrain, config.post):
+    for name, stage in (("pretrain", config.pretrain), ("post", config.post)):
         unknown = sorted(set(stage.weights) - set(LOSSES))
         if unknown:
-            raise Misconfigured(f"weights: expected losses of {sorted(LOSSES)}, got {unknown}; correct the names")
+            raise Misconfigured(f"{name}.weights: expected losses of {sorted(LOSSES)}, got {unknown}; correct the names")
+        if not any({**LOSSES, **stage.weights}.values()):
+            raise Misconfigured(
+                f"{name}.weights: expected a loss of more than 0, got 0 for all: nothing would be learnt; raise one"
+            )
 
 
 def listed(

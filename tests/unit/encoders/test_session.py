@@ -102,7 +102,8 @@ def test_the_data_digest_follows_tables_names_and_settings(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "override",
     ["seed=-1", "seed=9223372036854775808", "pretrain.steps=-3", "pretrain.steps=0", "post.photos=-1", "pretrain.temperature=0",
-     "post.momentum=1.5", "pretrain.head_rate=nan", "post.margin=inf", "model.dim=0", "model.dim=40000"],
+     "post.momentum=1.5", "pretrain.head_rate=nan", "post.margin=inf", "model.dim=0", "model.dim=40000",
+     "pretrain.weights.keep=-1", "pretrain.weights.text=nan", "post.weights.keep=inf"],
 )  # fmt: skip
 def test_settings_out_of_their_range_are_refused(override: str) -> None:
     with pytest.raises(Misconfigured, match=f"config {override.partition('=')[0]}: expected"):
@@ -110,6 +111,7 @@ def test_settings_out_of_their_range_are_refused(override: str) -> None:
 
 
 def test_a_stage_may_be_left_out_and_every_shipped_size_is_in_range() -> None:
+    assert load_config("small", overrides=["pretrain.weights.text=0"]).pretrain.weights == {"keep": 10.0, "text": 0.0}
     assert load_config("small", overrides=["post.steps=0", "seed=9223372036854775807"]).post.steps == 0
     for path in CONFIGS.glob("*.toml"):
         assert load_config(path.stem).name == path.stem

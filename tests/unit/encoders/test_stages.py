@@ -16,6 +16,7 @@ from encoders.config import EncoderConfig, Switches  # noqa: E402
 from encoders.data import DataSet, read_data_set  # noqa: E402
 from encoders.training import session  # noqa: E402
 from encoders.training.checkpoint import Checkpoint  # noqa: E402
+from encoders.training.objectives import WEIGHTS  # noqa: E402
 from encoders.training.session import Drive, Outcome  # noqa: E402
 from encoders.training.stages import MoonRecipe  # noqa: E402
 from moontide.errors import Misconfigured  # noqa: E402
@@ -221,6 +222,12 @@ def test_prefixes_are_shorter_than_the_vector(
 def test_a_weight_of_no_loss_is_refused(world: list[DataSet], monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tiny.config(stage={"weights": {"labell": 2.0}})
     with pytest.raises(Misconfigured, match="labell"):
+        next(iter(tiny.build(settings, world, monkeypatch).stages()))
+
+
+def test_weights_that_leave_no_loss_are_refused(world: list[DataSet], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny.config(stage={"weights": dict.fromkeys(WEIGHTS, 0.0)})
+    with pytest.raises(Misconfigured, match="pretrain.weights: expected a loss of more than 0"):
         next(iter(tiny.build(settings, world, monkeypatch).stages()))
 
 
