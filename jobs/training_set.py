@@ -96,7 +96,7 @@ def _run(args: argparse.Namespace) -> Exit:
     finally:
         rejected = rejects.close()
         shutil.rmtree(out.part, ignore_errors=True)
-    _report(counted, inputs, rejected, out.path)
+    _report(counted, inputs, rejected, out.path, vectors=spec is not None)
     return Exit.REJECTED if rejected else Exit.DONE
 
 
@@ -186,9 +186,10 @@ def _dry_run(args: argparse.Namespace, spec: Spec | None) -> Exit:
         return Exit.REJECTED if labels + behaviours else Exit.DONE
 
 
-def _report(counted: dict[str, Any], inputs: Inputs, rejected: int, path: Path) -> None:
+def _report(counted: dict[str, Any], inputs: Inputs, rejected: int, path: Path, *, vectors: bool) -> None:
     coverage = counted["coverage"]["impressions"]
     known = "" if coverage is None else f", {100 * coverage:.1f} % with a vector"
+    known = known if vectors else ", no vectors asked for"
     said = f"{counted['rows']:,} labels of {counted['requests']:,} requests{known}, {rejected:,} input rows rejected"
     say(f"training set: {said}{_left_out(inputs.facts)}: {path}")
 

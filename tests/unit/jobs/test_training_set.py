@@ -311,12 +311,14 @@ def test_flags_that_contradict_each_other_are_wrong_use(site, capsys, flags):
     assert stopped.value.code == 2
 
 
-def test_a_spec_names_length_and_tiers_and_without_vectors_there_are_none(site):
+def test_a_spec_names_length_and_tiers_and_without_vectors_there_are_none(site, capsys):
     assert start(site, vectors=("--spec", "moon_v1_n4_l50_drop")) == 0
     got = read_training_set(site / "out")
     assert got.counts.shape == (2, 4)
     assert got.card["spec"]["spec_id"] == "moon_v1_n4_l50_drop"
+    assert "50.0 % with a vector" in capsys.readouterr().out
     assert start(site, vectors=("--no-vectors",)) == 0
+    assert "no vectors asked for, 0 input rows rejected" in capsys.readouterr().out
     got = read_training_set(site / "out")
     assert (got.vectors, got.counts.shape) == (None, (2, 0))
 
