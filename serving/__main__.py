@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from moontide.errors import Misconfigured, MoontideError
 from moontide.logs import configure
 from moontide.settings import load_settings
 from serving.exposure import require_safe
+from serving.http.metrics_files import forget
 from serving.shared_memory import passing_folder
 from serving.site_files import SiteFiles, find_site
 from serving.supervisor import Role, Supervisor
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             metrics = _metrics_folder("workers", folder)
             roles, drain = _roles(args, files, listening, metrics), settings.serving_drain_seconds
             # Nobody is to wait at a port that answers no more; no child that needs it is started while the service ends.
-            return Supervisor(roles, drain, gone=lambda pid: _forget(pid, metrics), ending=listening.close).run()
+            return Supervisor(roles, drain, gone=partial(forget, metrics), ending=listening.close).run()
     except MoontideError as error:
         sys.stderr.write(f"serving: {' '.join(str(error).split())}\n")
         return 1
@@ -95,12 +97,6 @@ def _roles(args: argparse.Namespace, files: SiteFiles, listening: socket.socket,
     if settings.serving_flight_port is not None:
         roles.append(Role("flight", "serving.flight_worker:serve_flight", {"files": files}, logs))
     return roles
-
-
-def _forget(pid: int, metrics: Path) -> None:
-    """What a process that ended said of itself, such as what it had open; what it counted stays."""
-    for file in metrics.glob(f"gauge_live*_{pid}.db"):
-        file.unlink(missing_ok=True)
 
 
 def _parser() -> argparse.ArgumentParser:

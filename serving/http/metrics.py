@@ -20,6 +20,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from serving.features import Features
+from serving.http.metrics_files import reading
 
 #: Seconds of one request: fine around the target of 2 ms.
 SECONDS: Final = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -127,11 +128,12 @@ class Metrics:
     def render(self) -> tuple[bytes, str]:
         """The page of ``/metrics`` and its media type."""
         self._read_watched(always=True)
-        registry = self.registry
-        if self._folder is not None:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry, str(self._folder))  # type: ignore[no-untyped-call]
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+        if self._folder is None:
+            return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, str(self._folder))  # type: ignore[no-untyped-call]
+        with reading(self._folder):
+            return generate_latest(registry), CONTENT_TYPE_LATEST
 
     def _read_watched(self, *, always: bool = False) -> None:
         """Another worker may be the one that is asked, so what changes unseen is written down every second."""
