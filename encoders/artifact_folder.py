@@ -16,10 +16,20 @@ JSON_MAX_BYTES: Final = 1 << 20
 
 
 def read_file(path: Path, *, expected: Sequence[str]) -> bytes:
-    """The file's bytes; `expected` names, for the error, what the folder should hold."""
+    """The file's bytes; `expected` names, for the error, what the folder should hold.
+
+    Raises:
+        Misconfigured: it cannot be read; where a killed `replace_folder` left the folder under another name, that is named.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
+        folder = path.parent
+        if not folder.exists() and _retired(folder).is_dir():
+            raise Misconfigured(
+                f"encoder file {path}: expected an artifact, got none, as a run was killed while it replaced it; "
+                f"what was there is whole in {_retired(folder)}: rename that to {folder.name}, or write the artifact again"
+            ) from error
         raise Misconfigured(
             f"encoder file {path}: {type(error).__name__}; expected an artifact directory with {', '.join(expected)}"
         ) from error
@@ -67,10 +77,16 @@ def require_folder(path: str | os.PathLike[str], *, mark: str, keys: Sequence[st
 
 
 def replace_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files` as the whole content of `target`, durably; what was there stays where that fails."""
+    """Write `files` as the whole content of `target`, durably; what was there stays where that fails.
+
+    What a run killed between its two renames took away is brought back first.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    retired = _retired(target)
+    if retired.is_dir() and not target.exists():
+        retired.rename(target)
+    shutil.rmtree(retired, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    retired = fresh.with_name(f"{fresh.name}.old")
     try:
         for name, data in files.items():
             with (fresh / name).open("wb") as file:
@@ -90,6 +106,11 @@ def replace_folder(target: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _retired(target: Path) -> Path:
+    """Where a folder is between the rename that takes it away and the one that puts the new one in its place."""
+    return target.parent / f".{target.name}.old"
 
 
 def _is_marked(path: Path, keys: Sequence[str]) -> bool:

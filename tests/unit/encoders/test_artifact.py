@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders import Encoder, Item
+from encoders import Encoder, Item, artifact_folder
 from encoders.artifact import LAYOUT, load_artifact, save_artifact
 from encoders.artifact_folder import replace_folder
 from encoders.onnx_guard import check_model
+from encoders.tower_artifact import load_tower
 from moontide import EmbeddingSpace, Misconfigured
 
 pytestmark = pytest.mark.unit
@@ -135,6 +136,36 @@ def test_what_was_there_stays_where_the_new_folder_cannot_take_its_place(tmp_pat
     assert (target / "a").read_bytes() == b"old"
     replace_folder(target, {"b": b"new"})
     assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["moon", "moon/b"]
+
+
+def test_a_folder_that_a_killed_run_took_away_is_named_to_readers_and_brought_back_by_the_next_run(
+    tmp_path: Path, monkeypatch
+) -> None:
+    target, rename = tmp_path / "moon", Path.rename
+    replace_folder(target, {"a": b"old"})
+
+    def killed(self: Path, to: Path) -> Path:
+        if to == target:
+            raise KeyboardInterrupt
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(target, {"a": b"new"})
+    monkeypatch.undo()
+    assert not target.exists()
+    for load in (load_artifact, load_tower):
+        with pytest.raises(Misconfigured, match=r"whole in \S*/\.moon\.old: rename that to moon, or write"):
+            load(target)
+
+    def full(prefix: str, dir: Path) -> str:  # noqa: A002
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(artifact_folder.tempfile, "mkdtemp", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_folder(target, {"a": b"new"})
+    assert (target / "a").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["moon"]
 
 
 def test_a_plain_model_passes() -> None:
