@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from encoders.arguments import positive, require_own_names
+from encoders.arguments import make_place, positive, require_own_names
 from encoders.artifact import Manifest
 from encoders.data import DataSet
 from encoders.evaluation.measured import MAJORITY, MeasuredData, Say, measure
@@ -146,14 +145,10 @@ def _make_places(arguments: argparse.Namespace) -> None:
     Raises:
         Misconfigured: one cannot be made or written.
     """
-    for flag, folder in (("--json", arguments.json and arguments.json.parent), ("--report", arguments.report)):
-        try:
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Misconfigured(f"{flag} {folder}: expected a place to write to, got {error.strerror}; name another") from error
-        if folder is not None and not os.access(folder, os.W_OK):
-            raise Misconfigured(f"{flag} {folder}: expected a folder that can be written; name another")
+    if arguments.json:
+        make_place(f"--json {arguments.json}", arguments.json.parent)
+    if arguments.report:
+        make_place(f"--report {arguments.report}", arguments.report)
     if arguments.json and arguments.json.is_dir():
         raise Misconfigured(f"--json {arguments.json}: expected a file, got a folder; name a file in it")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.arguments import positive
+from encoders.arguments import day, positive
 from encoders.artifact import Manifest, require_replaceable
 from encoders.item import Item
 from encoders.item_tower import TowerModel
@@ -157,20 +156,13 @@ def _seen(arrays: dict[str, NDArray[Any]], rows: NDArray[np.bool_]) -> str:
     return f"where the inputs are { {name: values[row].tolist() for name, values in arrays.items()} }"
 
 
-def _day(text: str) -> str:
-    try:
-        return date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a date like 2026-01-31, got {text!r}") from None
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m encoders.tower", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="the model; weights inside the file")
     parser.add_argument("--inputs", type=Path, required=True, metavar="FILE", help="TOML: which item fields it reads, and how")
     parser.add_argument("--name", required=True, help="name of the space, [a-z][a-z0-9]*")
     parser.add_argument("--version", type=positive, required=True, help="of the space; rises with every change")
-    parser.add_argument("--training-cutoff", type=_day, metavar="DAY", help="no training example is from this day or later")
+    parser.add_argument("--training-cutoff", type=day, metavar="DAY", help="no training example is from this day or later")
     parser.add_argument("--source", default="", help="where the model is from; kept in the manifest")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="artifact folder; an older artifact is replaced")
     return parser

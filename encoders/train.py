@@ -138,9 +138,14 @@ def _check(arguments: argparse.Namespace) -> None:
         raise Misconfigured(f"--device {arguments.device}: expected a CUDA device, got none on this machine; use --device cpu")
     if arguments.metrics_json is not None and arguments.metrics_json.is_dir():
         raise Misconfigured(f"--metrics-json {arguments.metrics_json}: expected a file or nothing, got a folder")
+    if arguments.dry_run:
+        return
     for flag, path in (("--out", arguments.out), ("--metrics-json", arguments.metrics_json)):
-        if path is not None and not arguments.dry_run:
+        if path is not None:
             make_place(f"{flag} {path}", path.absolute().parent)
+    for flag, path in (("--checkpoints", arguments.checkpoints), ("--features-cache", arguments.features_cache)):
+        if path is not None:
+            make_place(f"{flag} {path}", path)
 
 
 def _facts(arguments: argparse.Namespace, config: EncoderConfig, digests: dict[str, str], outcome: Outcome) -> dict[str, Any]:

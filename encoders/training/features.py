@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +25,7 @@ from encoders.augment import augment_images
 from encoders.crops import core_crop
 from encoders.images import decode, decode_sizes
 from moontide.errors import Misconfigured, Transient
-from moontide.stores.offline_files import fsync
+from moontide.stores.offline_files import write_whole
 
 FORMAT: Final = b"moontide-features-1"
 #: Views are cut from pictures this much larger than the backbone's side, so that a crop of them is still sharp.
@@ -230,22 +228,8 @@ def _write(path: Path, features: NDArray[np.float16]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The checksum comes last: without it, or with an older one, the array is not believed.
         for target, content in ((path, data), (path.with_suffix(".sha256"), checksum)):
-            _replace(target, content)
-        fsync(path.parent)
+            write_whole(target, content)
     except OSError as error:
         raise Transient(
             f"feature cache {path}: expected to write it, got {error}; make room, or choose another folder"
         ) from error
-
-
-def _replace(target: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -82,6 +82,8 @@ def test_the_command_writes_a_table_and_strict_json(
         (["--data", "nowhere"], 1, "items.csv"),
         (["--queries", "0"], 2, "--queries"),
         (["--split", "dev"], 2, "--split"),
+        (["--json", f"{__file__}/x.json"], 1, f"--json {__file__}/x.json: expected a place to write to"),
+        (["--report", __file__], 1, f"--report {__file__}: expected a place to write to"),
     ],
 )
 def test_wrong_use_is_named(

@@ -124,7 +124,12 @@ def test_an_output_that_cannot_be_written_is_found_before_the_data_is_read(
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on, **rest: None)
     (tmp_path / "file").touch()
-    for flags in (["--out", f"{tmp_path}/file/a"], ["--no-artifact", "--metrics-json", f"{tmp_path}/file/m.json"]):
+    for flags in (
+        ["--out", f"{tmp_path}/file/a"],
+        ["--no-artifact", "--metrics-json", f"{tmp_path}/file/m.json"],
+        ["--no-artifact", "--checkpoints", f"{tmp_path}/file"],
+        ["--no-artifact", "--features-cache", f"{tmp_path}/file"],
+    ):
         assert main(["--data", str(tmp_path / "none"), *flags]) == 1
         assert f"{flags[-2]} {flags[-1]}: expected a place to write to" in capsys.readouterr().err
 

@@ -255,3 +255,6 @@ def test_the_command_prints_the_space_to_paste(tmp_path, capsys):
     space = load_tower(out).manifest.space
     assert f'encoder_digest = "{space.encoder_digest}"' in said and "version = 2" in said
     assert json.loads((out / "manifest.json").read_text())["training_cutoff"] == "2026-01-31"
+    with pytest.raises(SystemExit):
+        command.main([*flags, "--name", "pre", "--version", "2", "--training-cutoff", "2026-02-30", "--out", str(out)])
+    assert "expected a day as 2024-12-31, got '2026-02-30'" in capsys.readouterr().err
