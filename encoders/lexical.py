@@ -2,12 +2,14 @@
 
 The text tower of the recipe with two blocks of dims: the leading directions of the catalog's weighted terms, and a map from
 terms to what is bought by one customer (`encoders.training.purchase_factors`). Both are linear in terms, so the artifact is a
-plain text tower. For catalogs without pictures, and for features of ranking models rather than for search.
+plain text tower. For catalogs without pictures, and for features of ranking models rather than for search. Memory: 20 bytes for
+each pair of items.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +32,7 @@ from encoders.tokenizer import Tokenizer, TokenizerConfig
 from encoders.towers import TextTower
 from encoders.training.frequencies import SOURCE as FREQUENCIES
 from encoders.training.frequencies import build_term_table
-from encoders.training.purchase_factors import Fit, fit_map, purchase_factors, term_directions
+from encoders.training.purchase_factors import Fit, bytes_needed, fit_map, purchase_factors, term_directions
 from encoders.transactions import Baskets
 from moontide.errors import Misconfigured, MoontideError
 from moontide.spaces import EmbeddingSpace
@@ -40,6 +42,26 @@ DIM: Final = 256
 #: Dims of the block that learnt from sales, and its share beside the terms' block, chosen on validation days of a CTR model.
 BOUGHT_DIM: Final = 128
 BOUGHT_SHARE: Final = 0.7
+
+
+def machine_memory() -> int:
+    """Bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_memory(data: DataSet) -> None:
+    """Refuse a catalog whose tables of items x items this machine cannot hold.
+
+    Raises:
+        Misconfigured: it needs more memory than there is.
+    """
+    count, memory = len(data.examples), machine_memory()
+    needed = bytes_needed(count, BUCKETS)
+    if needed > memory:
+        raise Misconfigured(
+            f"{data.folder}: expected a catalog whose tables of items x items fit in {memory / 1e9:.1f} GB, got {count:,} items, "
+            f"which need {needed / 1e9:.1f} GB; leave out items that are hardly sold, or take a machine with more memory"
+        )
 
 
 def build_tower(
@@ -106,12 +128,14 @@ def run(arguments: argparse.Namespace) -> tuple[EmbeddingSpace, Fit]:
     """Read, fit, export.
 
     Raises:
-        Misconfigured: the data cannot be used, no such space can be, or `out` holds something else or cannot be written.
+        Misconfigured: the data cannot be used or needs too much memory, no such space can be, or `out` holds something else or
+            cannot be written.
     """
     space = EmbeddingSpace(arguments.space, arguments.version, DIM)
     require_replaceable(arguments.out)
     make_place(f"--out {arguments.out}", arguments.out.absolute().parent)
     data = read_data_set(arguments.data, cutoff=arguments.cutoff)
+    require_memory(data)
     tokenizer = Tokenizer(TokenizerConfig(buckets=BUCKETS, weights=WeightConfig()), build_term_table())
     # One thread: sums in another order are another artifact, and so another space.
     with threadpool_limits(1):

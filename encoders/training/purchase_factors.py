@@ -30,6 +30,9 @@ LEAST_BASKETS: Final = 5
 _HELD_OUT: Final = 0.1
 _ROUNDS: Final = 4
 _SPARE: Final = 16
+#: (N, N) tables of `purchase_factors`, and (N, V) tables of `term_directions`, that are held at one time.
+_TABLES: Final = 5
+_BAGS: Final = 2
 
 Floats = NDArray[np.float32]
 
@@ -42,6 +45,11 @@ class Fit:
     penalty: float
     items: int
     held_out_cosine: float
+
+
+def bytes_needed(items: int, buckets: int) -> int:
+    """Memory that the largest of these steps takes for N items and V buckets: of the order N squared for many items."""
+    return np.dtype(np.float32).itemsize * items * max(_TABLES * items, _BAGS * buckets)
 
 
 def purchase_factors(baskets: Baskets, items: int, width: int, *, seed: int) -> tuple[Floats, NDArray[np.int64]]:

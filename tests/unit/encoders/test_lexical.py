@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from encoders import lexical
 from encoders.data import read_data_set
 from encoders.item import Item
 from encoders.lexical import bought_by_one, main
@@ -126,6 +128,16 @@ def test_the_command_makes_an_artifact_that_encodes_titles(tmp_path, capsys):
     assert json.loads((out / "manifest.json").read_text())["training_cutoff"] == "2020-02-01"
     assert main([*command, "--cutoff", "2019-01-01"]) == 1
     assert "expected" in capsys.readouterr().err
+
+
+def test_a_catalog_whose_tables_do_not_fit_is_refused_before_they_are_made(tmp_path, capsys, monkeypatch):
+    (tmp_path / "items.csv").write_text("item_id,title\ni1,mug\n")
+    (tmp_path / "dataset.json").write_text("{}")
+    data = read_data_set(tmp_path, cutoff=None)
+    monkeypatch.setattr(lexical, "read_data_set", lambda folder, cutoff: replace(data, examples=data.examples * 200_000))
+    monkeypatch.setattr(lexical, "machine_memory", lambda: 16_000_000_000)
+    assert main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--cutoff", "2020-02-01"]) == 1
+    assert "fit in 16.0 GB, got 200,000 items, which need 800.0 GB; leave out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
