@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.events import TimerHandle
+from collections.abc import Callable
 from typing import Final
 
 import httptools
@@ -41,11 +42,14 @@ class Guarded(HttpToolsProtocol):
             an answer may wait for a caller that takes nothing of it, or the rest of a body go on after its answer.
         most_connections: of this process; one more is answered 503.
         most_requests: of one connection, which ends then: so connections spread over workers that came later.
+        ending: whether the server ends, and so each connection with its next answer. uvicorn tells those that are there when it
+            begins to end, and not one whose TLS handshake is under way then.
     """
 
     header_seconds = 5.0
     most_connections = 512
     most_requests = 1_000
+    ending: Callable[[], bool] = staticmethod(lambda: False)
     flow: _Flow
     _requests = 0
     _full = False
@@ -140,7 +144,7 @@ class Guarded(HttpToolsProtocol):
         self._cancel()
         super().on_headers_complete()
         self._requests += 1
-        if self._requests >= self.most_requests:
+        if self._requests >= self.most_requests or self.ending():
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
@@ -242,6 +246,7 @@ class Guarded(HttpToolsProtocol):
         self._await_taken()
 
 
-def guarded(*, header_seconds: float, most_connections: int) -> type[Guarded]:
+def guarded(*, header_seconds: float, most_connections: int, ending: Callable[[], bool] = lambda: False) -> type[Guarded]:
     """The protocol with these limits."""
-    return type("Limited", (Guarded,), {"header_seconds": header_seconds, "most_connections": most_connections})
+    limits = {"header_seconds": header_seconds, "most_connections": most_connections, "ending": staticmethod(ending)}
+    return type("Limited", (Guarded,), limits)

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import SystemRandom
 from typing import Final
@@ -69,28 +70,35 @@ def serve(files: SiteFiles, listening: socket.socket, metrics: Path | None) -> N
             # First of all at the end: a read that hangs may keep the rest of it until the parent kills this process.
             stack.callback(log.flush)
         _warm_up(parts.client)
-        told.run(uvicorn.Server(_config(site, files.settings)), listening)
+        told.run(uvicorn.Server(_config(site, files.settings, lambda: told.ends)), listening)
 
 
 class _Told:
-    """Whether this process was told to end, from now on."""
+    """Whether this process was told to end, from now on. Before it answers that ends it: its port is open, and nobody accepts."""
 
     def __init__(self) -> None:
-        self._ends = False
+        self._told = False
         self._server: uvicorn.Server | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
 
+    @property
+    def ends(self) -> bool:
+        """Whether it was; while uvicorn runs, that alone is told."""
+        return self._told or (self._server is not None and self._server.should_exit)
+
     def run(self, server: uvicorn.Server, listening: socket.socket) -> None:
         """Let `server` answer until then."""
         self._server = server
-        if not self._ends:
+        if not self._told:
             server.run([listening])
 
     def _end(self, *_: object) -> None:
-        self._ends = True
+        told, self._told = self._told, True
         if self._server is not None:
             self._server.should_exit = True
+        elif not told:
+            sys.exit(0)
 
 
 def _request_log(settings: Settings, stack: contextlib.ExitStack) -> RequestLog | None:
@@ -136,8 +144,9 @@ def _warm_up(client: RankingClient) -> None:
         _log.warning("the first requests will be slower: %s", error)
 
 
-def _config(site: Site, settings: Settings) -> TimedConfig:
-    protocol = guarded(header_seconds=settings.serving_body_seconds, most_connections=settings.serving_max_connections)
+def _config(site: Site, settings: Settings, ending: Callable[[], bool]) -> TimedConfig:
+    seconds, most = settings.serving_body_seconds, settings.serving_max_connections
+    protocol = guarded(header_seconds=seconds, most_connections=most, ending=ending)
     config = TimedConfig(
         site.app,
         http=protocol,

@@ -136,6 +136,17 @@ def test_a_connection_is_used_again_for_as_long_as_it_is(caller):
         time.sleep(0.4 * HEADER_SECONDS)
 
 
+def test_a_server_that_ends_closes_each_connection_with_its_next_answer():
+    told = []
+    with answering(guarded(header_seconds=10, most_connections=50, ending=lambda: bool(told))) as port, connected(port) as caller:
+        caller.sendall(GET)
+        assert answers(caller, 1)[0][0] == 200
+        told.append(True)
+        caller.sendall(GET)
+        head, _, body = b"".join(iter(lambda: caller.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200") and b"\r\nconnection: close" in head and body
+
+
 def test_tls_that_is_never_spoken_holds_no_connection(tmp_path):
     if shutil.which("openssl") is None:
         pytest.fail("openssl: expected on PATH, got none; apt-get install openssl")

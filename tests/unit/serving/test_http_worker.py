@@ -1,5 +1,6 @@
 """A worker's beginning and end, with everything that it opens replaced."""
 
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -29,6 +30,15 @@ def told(monkeypatch):
         monkeypatch.setattr(part, name, noted(done, part, name))
     yield done
     sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def signals():
+    """Handlers are as before, in the end."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def noted(done, part, name):
@@ -80,3 +90,37 @@ def test_without_tokens_only_this_machine_is_answered(told, tmp_path, monkeypatc
     worker.serve(files, None, None)
     answer = TestClient(sites[0]).get("/healthz", headers={"Host": "evil.example"})
     assert answer.status_code == (421 if local else 200)
+
+
+def test_a_worker_that_is_told_while_it_opens_its_stores_ends_at_once(signals, tmp_path):
+    opened = []
+
+    def told():
+        signal.raise_signal(signal.SIGTERM)
+        opened.append(True)
+
+    with pytest.raises(SystemExit) as ended:
+        worker.serve(SimpleNamespace(settings=Settings(home=tmp_path), open=told), None, None)
+    assert ended.value.code == 0 and not opened
+
+
+def test_a_worker_that_is_told_while_it_answers_says_so_to_its_connections(signals, tmp_path, monkeypatch):
+    client, live = opened(tmp_path)
+    seen = []
+
+    class Server:
+        should_exit = False
+
+        def __init__(self, config):
+            self.config = config
+
+        def run(self, _):
+            seen.append(self.config.http.ending())
+            self.should_exit = True
+            seen.append(self.config.http.ending())
+            signal.raise_signal(signal.SIGTERM)
+            seen.append("went on")
+
+    monkeypatch.setattr(worker.uvicorn, "Server", Server)
+    worker.serve(SimpleNamespace(settings=Settings(home=tmp_path), open=lambda: (client.online, live)), None, None)
+    assert seen == [False, True, "went on"]
