@@ -73,6 +73,15 @@ def test_wrong_use_is_told(tmp_path, capsys):
     write_shop(tmp_path)
     assert main(["--data", str(tmp_path), "--features", "simtier", "--json", str(tmp_path / "out.json")]) == 1
     assert "--embeddings" in capsys.readouterr().err
+    for days in (
+        ["2011-02-01", "2011-01-01", "2012-01-01"],
+        ["1990-01-01", "1990-01-02", "1990-01-03"],
+        ["soon", "later", "never"],
+    ):
+        assert main(["--data", str(tmp_path), "--days", *days, "--json", str(tmp_path / "out.json")]) == 1
+        said = capsys.readouterr().err
+        assert said.endswith("choose others: --days VALIDATION TEST END, or leave --days out for days that fit\n")
+        assert "--set" not in said
     for seeds in ("0", ",", "3,-1", "1,x"):
         with pytest.raises(SystemExit) as stop:
             main(["--data", str(tmp_path), "--seeds", seeds, "--json", "x"])
