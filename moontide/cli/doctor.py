@@ -38,11 +38,12 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report."""
+    """One line of the report; `ended`: an error, and the end of its check."""
 
     level: Level
     name: str
     detail: str
+    ended: bool = False
 
 
 Check = Callable[[], Iterator[Finding]]
@@ -50,16 +51,18 @@ Check = Callable[[], Iterator[Finding]]
 
 def doctor(settings: Settings, repo: Path) -> int:
     """Print every finding by section; 1 where one of them is a problem."""
-    from moontide.cli.doctor_stores import coverage, index, offline, online, registry
+    from moontide.cli.doctor_feast import registry
+    from moontide.cli.doctor_stores import coverage, index, offline, online
 
     say(f"moontide {__version__}")
     live: list[LiveSpaces] = []
+    failed: set[str] = set()
     sections: dict[str, Check] = {
         "software": software,
         "settings": lambda: shown(settings),
         "live spaces": lambda: spaces(settings, live),
     }
-    bad = _print(sections)
+    bad = _print(sections, failed)
     if live:
         bad += _print(
             {
@@ -67,18 +70,22 @@ def doctor(settings: Settings, repo: Path) -> int:
                 "offline tables": lambda: offline(settings, live[0]),
                 "index": lambda: index(settings, live[0]),
                 "Feast registry": lambda: registry(live[0], repo),
-                "coverage": lambda: coverage(settings, live[0]),
-            }
+                "coverage": lambda: coverage(settings, live[0], failed),
+            },
+            failed,
         )
     say(f"\n{bad} problem{'' if bad == 1 else 's'} found" if bad else "\nno problem found")
     return 1 if bad else 0
 
 
-def _print(sections: Mapping[str, Check]) -> int:
+def _print(sections: Mapping[str, Check], failed: set[str]) -> int:
+    """How many problems there are; titles of the checks that an error ended are added to `failed`."""
     bad = 0
     for title, check in sections.items():
         found = guarded(check)
         bad += sum(f.level is Level.BAD for f in found)
+        if any(f.ended for f in found):
+            failed.add(title)
         say(f"\n{title}")
         for line in table([[f.level.value, f.name, f.detail] for f in found]):
             say("  " + line)
@@ -91,7 +98,7 @@ def guarded(check: Check) -> list[Finding]:
     try:
         found.extend(check())
     except (MoontideError, OSError, ImportError) as error:
-        found.append(Finding(Level.BAD, type(error).__name__, one_line(str(error))))
+        found.append(Finding(Level.BAD, type(error).__name__, one_line(str(error)), ended=True))
     return found
 
 

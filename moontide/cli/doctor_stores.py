@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from moontide import names, views
 from moontide.cli.console import one_line, size
 from moontide.cli.doctor import Finding, Level
-from moontide.errors import Misconfigured
+from moontide.errors import Misconfigured, MoontideError
 from moontide.live import LiveSpaces
-from moontide.settings import Settings, load_settings
+from moontide.settings import Settings
 from moontide.spaces import EmbeddingSpace
 from moontide.stores.base import OnlineStore
 
@@ -29,7 +28,10 @@ def online(settings: Settings, live: LiveSpaces) -> Iterator[Finding]:
             return
         yield from _lmdb(settings)
     if settings.online == "redis":
-        yield _redis(settings)
+        answer = _redis(settings)
+        yield answer
+        if answer.ended:
+            return
     store = _open(settings)
     try:
         for view in live.views():
@@ -78,7 +80,8 @@ def _redis(settings: Settings) -> Finding:
         info = client.info("memory")
         client.close()
     except (redis.RedisError, ValueError) as error:
-        return Finding(Level.BAD, "redis", f"expected an answer, got {type(error).__name__}: {one_line(str(error))[:200]}")
+        said = f"expected an answer, got {type(error).__name__}: {one_line(str(error))[:200]}"
+        return Finding(Level.BAD, "redis", said, ended=True)
     policy = info.get("maxmemory_policy", "")
     if policy not in {"", "noeviction"}:
         return Finding(
@@ -130,67 +133,18 @@ def _bytes(path: Path) -> int:
     return sum(os.path.getsize(os.path.join(root, file)) for root, _, files in os.walk(path) for file in files)
 
 
-def registry(live: LiveSpaces, repo: Path) -> Iterator[Finding]:
-    """Whether the repository reads the store that is written, and `feast apply` was run with the live spaces as they are."""
-    from feast import FeatureStore
-    from feast.repo_config import load_repo_config
+def coverage(settings: Settings, live: LiveSpaces, failed: Container[str] = ()) -> Iterator[Finding]:
+    """Whether what is current offline is also online, and what has a vector online is in the index.
 
-    file = repo / "feature_store.yaml"
-    if not file.exists():
-        yield Finding(Level.NOTE, "repository", f"none at {repo}; name it with --repo to check what is applied")
-        return
-    with _readable(f"{file}: expected a Feast configuration", "correct it"):
-        load_repo_config(repo.resolve(), file.resolve())
-    yield _agreement(repo)
-    with _readable("registry: expected one that Feast can read", f"correct it in {file}, or run: feast -c {repo} apply"):
-        store = FeatureStore(repo_path=str(repo))
-        applied = {view.name for view in store.list_feature_views()}
-        services = {service.name for service in store.list_feature_services()}
-    expected = {view.name for view in live.views()}
-    for name in sorted(expected | applied):
-        yield _applied(name, name in expected, name in applied, repo)
-    for service in live.services:
-        yield _applied(f"service {service.name}", True, service.name in services, repo)
-
-
-@contextmanager
-def _readable(expected: str, advice: str) -> Iterator[None]:
-    """What Feast raises within as Misconfigured."""
-    import yaml  # type: ignore[import-untyped]
-    from feast.errors import FeastError
-    from feast.repo_config import FeastConfigError
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        yield
-    except (FeastError, FeastConfigError, DecodeError, yaml.YAMLError, FileNotFoundError, ValueError, TypeError) as error:
-        raise Misconfigured(f"{expected}, got: {one_line(str(error))}; {advice}") from error
-
-
-def _agreement(repo: Path) -> Finding:
-    from serving.repository import repo_settings
-
-    try:
-        read, written = repo_settings(repo).online, load_settings().online
-    except Misconfigured as error:
-        return Finding(Level.BAD, "online store", one_line(str(error)))
-    if read == written:
-        return Finding(Level.OK, "online store", f"{read}, the one the jobs write")
-    return Finding(Level.NOTE, "online store", f"{read}, but jobs here write {written}: set MOONTIDE_ONLINE={read} for them")
-
-
-def _applied(name: str, expected: bool, applied: bool, repo: Path) -> Finding:
-    if expected and applied:
-        return Finding(Level.OK, name, "applied")
-    if expected:
-        return Finding(Level.BAD, name, f"expected it to be applied, got nothing; run: feast -c {repo} apply")
-    return Finding(Level.NOTE, name, "applied, but in no live space (its data is kept)")
-
-
-def coverage(settings: Settings, live: LiveSpaces) -> Iterator[Finding]:
-    """Whether what is current offline is also online, and what has a vector online is in the index."""
+    Args:
+        failed: titles of checks that ended in an error; what they could not read is not read again.
+    """
     from moontide.stores.offline import OfflineTables
 
+    for needed in ("online store", "offline tables"):
+        if needed in failed:
+            yield Finding(Level.NOTE, needed, "nothing to compare: it cannot be read, see above")
+            return
     if settings.online == "lmdb" and not (settings.lmdb_path / "data.mdb").exists():
         yield Finding(Level.NOTE, "online", "nothing to compare yet")
         return
@@ -240,5 +194,6 @@ def _index_rows(settings: Settings, live: LiveSpaces) -> dict[str, int]:
             return {entry.space.id: opened.count(entry.space) for entry in live.spaces}
         finally:
             opened.close()
-    except Misconfigured:
+    except MoontideError:
+        # The check of the index has said it.
         return {}

@@ -4,9 +4,10 @@ from pydantic import SecretStr
 from moontide import EmbeddingSpace
 from moontide.cli import doctor as module
 from moontide.cli.doctor import Finding, Level, doctor, guarded, shown
-from moontide.cli.doctor_stores import compare, online, registry
+from moontide.cli.doctor_feast import registry
+from moontide.cli.doctor_stores import compare, online
 from moontide.errors import Misconfigured, Transient
-from moontide.live import LiveSpaces
+from moontide.live import LiveSpace, LiveSpaces
 from moontide.native import Chosen
 from moontide.settings import Settings
 from moontide.tier_kernel import count_with_numpy
@@ -124,7 +125,46 @@ def test_an_online_store_that_is_no_lmdb_file_is_a_problem_and_the_report_goes_o
     assert doctor(settings, tmp_path) == 1
     said = capsys.readouterr().out
     assert "BAD  Misconfigured  online store" in said
-    assert "\nFeast registry\n" in said and "\ncoverage\n" in said and "found" in said.splitlines()[-1]
+    assert "\nFeast registry\n" in said and "\ncoverage\n" in said and said.splitlines()[-1] == "1 problem found"
+
+
+@pytest.mark.parametrize("damaged", ["offline tables", "index"])
+def test_a_damaged_store_is_one_problem(tmp_path, capsys, monkeypatch, damaged):
+    settings = Settings(home=tmp_path, online="memory", index_uri="http://127.0.0.1:1")
+    live = LiveSpaces(tmp_path / "spaces.toml", (LiveSpace(SPACE, None),), (), ())
+    monkeypatch.setattr(module, "load_spaces", lambda _: live)
+
+    def broken(*_, **__):
+        raise Transient(f"{damaged}: expected an answer")
+
+    monkeypatch.setattr("moontide.stores.vector_index", broken if damaged == "index" else lambda *_: NoIndex())
+    if damaged == "offline tables":
+        monkeypatch.setattr("moontide.stores.offline.OfflineTables.latest_heads", broken)
+        monkeypatch.setattr("moontide.stores.offline_files.FileTree.files", lambda *_: ["a"])
+    assert doctor(settings, tmp_path) == 1
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == "1 problem found", said
+    assert said.count("expected an answer") == 1
+
+
+def test_a_redis_that_does_not_answer_is_one_problem(tmp_path, capsys, monkeypatch):
+    settings = Settings(home=tmp_path, online="redis", redis_url=SecretStr("redis://127.0.0.1:1/0"))
+    monkeypatch.setattr(module, "load_spaces", lambda _: LiveSpaces(tmp_path / "spaces.toml", (), (), ()))
+    assert doctor(settings, tmp_path) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 problem found"
+
+
+class NoIndex:
+    """An index without rows."""
+
+    def count(self, space):
+        return 0
+
+    def resolve_alias(self, name):
+        return None
+
+    def close(self):
+        pass
 
 
 CONFIG = (
@@ -154,6 +194,19 @@ def test_a_registry_that_feast_cannot_read_is_a_problem(tmp_path, monkeypatch, k
     found = guarded(lambda: registry(LiveSpaces(tmp_path / "spaces.toml", (), (), ()), tmp_path))
     assert [f.level for f in found] == [Level.OK, Level.BAD]
     assert "registry: expected one that Feast can read, got: " in found[1].detail
+
+
+@pytest.mark.parametrize("store", ["", "  registry_store_type: moontide.stores.feast_registry.HomeRegistryStore\n"])
+def test_looking_writes_no_registry_where_there_is_none(tmp_path, monkeypatch, store):
+    home, repo = tmp_path / "home", tmp_path / "repo"
+    monkeypatch.setenv("MOONTIDE_HOME", str(home))
+    repo.mkdir()
+    config = CONFIG.replace("registry: registry.db\n", f"registry:\n{store}  path: registry.db\n")
+    (repo / "feature_store.yaml").write_text(config)
+    found = guarded(lambda: registry(LiveSpaces(tmp_path / "spaces.toml", (LiveSpace(SPACE, None),), (), ()), repo))
+    assert found[0].level is Level.OK and len(found) > 1
+    assert all(f.level is Level.BAD and "expected it to be applied, got nothing; run: feast" in f.detail for f in found[1:])
+    assert not home.exists() and [path.name for path in repo.iterdir()] == ["feature_store.yaml"]
 
 
 @pytest.mark.parametrize(("why", "level"), [("", Level.OK), ("no native kernel was built", Level.NOTE)])
