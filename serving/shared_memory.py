@@ -63,6 +63,7 @@ def passing_folder(prefix: str) -> Iterator[Path]:
         stack.callback(os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX)
         (folder / f".{_LOCK}").rename(folder / _LOCK)
+        stack.callback(_empty, folder)
         yield folder
 
 
@@ -74,4 +75,14 @@ def _remove_left(folder: Path) -> None:
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
         stack.callback(os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _empty(folder)
         shutil.rmtree(folder)
+
+
+def _empty(folder: Path) -> None:
+    """Remove all but the lock, without which what a signal or a kill leaves here would be nobody's to remove."""
+    for part in folder.iterdir():
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        elif part.name != _LOCK:
+            part.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """Folders in shared memory are this user's alone."""
 
+import tempfile
+
 import pytest
 
 from moontide import Misconfigured
@@ -50,6 +52,24 @@ def test_a_passing_folder_goes_with_its_process_or_with_the_next_that_makes_one(
             assert found == {first.name, second.name, "mine-older", "mine-link", "other"}
         assert not second.exists()
     assert not first.exists() and (tmp_path / "other" / "lock").exists()
+
+
+def test_the_lock_of_a_passing_folder_goes_last(tmp_path, monkeypatch):
+    """So whoever comes next removes the rest, where a signal or a kill ends the removal."""
+    monkeypatch.setattr("serving.shared_memory._SHARED_MEMORY", tmp_path)
+
+    def killed(*_, **__):
+        raise SystemExit
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(tempfile.TemporaryDirectory, "_rmtree", killed)
+        with passing_folder("mine-") as made:
+            (made / "workers").mkdir()
+            for file in ("workers/counter_1.db", "page"):
+                (made / file).touch()
+    assert [path.name for path in made.iterdir()] == ["lock"]
+    with passing_folder("mine-") as after:
+        assert [path.name for path in tmp_path.iterdir()] == [after.name]
 
 
 def test_passing_folders_need_no_shared_memory(tmp_path, monkeypatch):
