@@ -29,8 +29,6 @@ from ranking.run_file import write_json
 from ranking.stages import make_stage, new_model
 
 FEATURES: Final = ("id", "simtier")
-#: How `ranking.splits` begins what it advises.
-_OTHERS_ADVICE: Final = "choose others: --set"
 
 
 def run(arguments: argparse.Namespace, say: Say, clock: Callable[[], float]) -> dict[str, Any]:
@@ -48,7 +46,7 @@ def run(arguments: argparse.Namespace, say: Say, clock: Callable[[], float]) -> 
     for name in arguments.features:
         chosen = ModelConfig(sides=("simtier",), tiers=arguments.tiers) if name == "simtier" else ModelConfig()
         data = read_data(arguments.data, config, chosen, vectors=arguments.embeddings, length=arguments.length)
-        examples = _prepare(data, config, chosen, arguments.length)
+        examples = prepare(data, config, chosen, length=arguments.length)
         models[name] = []
         for seed in arguments.seeds:
             models[name].append(_one(Trial(examples, seed, lambda text, name=name: say(f"{name} {text}")), config, chosen))  # type: ignore[misc]
@@ -57,17 +55,6 @@ def run(arguments: argparse.Namespace, say: Say, clock: Callable[[], float]) -> 
     if examples is None:
         raise Misconfigured(f"--features: expected some of {list(FEATURES)}, got none")
     return body(examples, models, _settings(arguments, config, examples.data))
-
-
-def _prepare(data: TrainingSet, config: RankingConfig, chosen: ModelConfig, length: int) -> Examples:
-    """As `prepare`; an error about days names this command's flag, not the ``--set`` of others."""
-    try:
-        return prepare(data, config, chosen, length=length)
-    except Misconfigured as error:
-        said, about_days, _ = str(error).partition(_OTHERS_ADVICE)
-        if not about_days:
-            raise
-        raise Misconfigured(f"{said}choose others: --days VALIDATION TEST END, or leave --days out for days that fit") from error
 
 
 def _one(trial: Trial, config: RankingConfig, chosen: ModelConfig) -> dict[str, Any]:

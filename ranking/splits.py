@@ -21,7 +21,10 @@ QUANTILES: Final = (0.7, 0.85)
 LATE_REQUESTS: Final = 0.25
 #: Share of the impressions after the end beyond which `said` warns.
 LATE_IMPRESSIONS: Final = 0.1
-_ADVICE: Final = """choose others: --set 'data.days=["VALIDATION", "TEST", "END"]', or --set 'data.days=[]' for days that fit"""
+_ADVICE: Final = (
+    "choose others, or none for days that fit: --days VALIDATION TEST END of ranking.gains, "
+    """--set 'data.days=["VALIDATION", "TEST", "END"]' or --set 'data.days=[]' elsewhere"""
+)
 
 Ints = NDArray[np.int64]
 
