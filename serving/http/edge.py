@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -75,6 +76,10 @@ class Edge:
                 await self._app(scope, receive, sending)
         except ClientDisconnect:
             status = status or 499
+        except asyncio.CancelledError:
+            # The server ends, and waits for this one no longer.
+            if status == 0:
+                await Problem("not-ready", "the server ends; ask again, or another one").response()(scope, receive, sending)
         except Exception:  # noqa: BLE001 - the edge: a caller gets an id, the log the traceback
             _log.exception("request %s failed", scope["request_id"])
             if status == 0:

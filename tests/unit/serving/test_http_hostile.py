@@ -1,5 +1,7 @@
 """Bodies made to hurt, and parts of the server that fail while an answer is good."""
 
+import asyncio
+import json
 import struct
 
 import pyarrow as pa
@@ -12,9 +14,11 @@ from moontide.settings import Settings
 from serving.http import arrow_in
 from serving.http.app import Parts, Site
 from serving.http.console import OPEN_PAGES, Console
+from serving.http.edge import Edge
 from serving.http.metrics import Metrics
 from serving.http.problems import Problem
 from serving.http.tables import TableMetrics
+from serving.http.tokens import Tokens
 from tests.unit.serving.http_site import opened, web
 
 pytestmark = pytest.mark.unit
@@ -95,3 +99,36 @@ def test_an_id_that_is_none_is_shown_shortened(value, said):
     with pytest.raises(Poison) as stop:
         require_ids(["a", value])
     assert f"got {said};" in str(stop.value)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_request_that_the_server_ends_before_is_told_so_and_counted(begun):
+    metrics, sent = Metrics(), []
+
+    async def send(message):
+        sent.append(message)
+
+    async def run():
+        there = asyncio.Event()
+
+        async def page(scope, receive, send):
+            if begun:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+            there.set()
+            await asyncio.Event().wait()
+
+        edge = Edge(page, Tokens(), metrics, lambda: "drawn")
+        scope = {"type": "http", "method": "GET", "path": "/readyz", "headers": []}
+        asked = asyncio.create_task(edge(scope, None, send))
+        await there.wait()
+        asked.cancel()
+        await asked
+
+    asyncio.run(run())
+    page, status = metrics.render()[0].decode(), 200 if begun else 503
+    assert f'moontide_serving_requests_total{{route="/readyz",status="{status}"}} 1.0' in page
+    assert sent[0]["status"] == status and (b"x-request-id", b"drawn") in sent[0]["headers"]
+    assert begun == (len(sent) == 1)
+    if not begun:
+        assert (b"content-type", b"application/problem+json") in sent[0]["headers"]
+        assert json.loads(sent[1]["body"])["type"] == "urn:moontide:not-ready"
