@@ -27,8 +27,6 @@ _EPILOG = (
     "Everything else comes from the environment (MOONTIDE_SERVING_*; see docs/reference/settings.md)."
 )
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
-#: Connections that wait while all workers are busy or being replaced.
-_BACKLOG: Final = 1_024
 #: Both names are read: prometheus_client's own, and the one that Feast sets where it is missing.
 _METRICS_FOLDER: Final = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
 _log = logging.getLogger("serving")
@@ -47,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The kernel owns the threads: products of microseconds are not worth more of them.
         os.putenv("OPENBLAS_NUM_THREADS", "1")
         with (
-            _listen(settings.serving_host, settings.serving_port) as listening,
+            _bound(settings.serving_host, settings.serving_port) as listening,
             # In memory: what is counted at each request should not wait for a disk.
             passing_folder("moontide-serving-") as folder,
         ):
@@ -89,7 +87,7 @@ def _roles(args: argparse.Namespace, files: SiteFiles, listening: socket.socket,
     """The children of this process."""
     settings, logs = files.settings, {"settings": files.settings, "level": args.log_level, "milvus": False}
     scheme, port = "http" if settings.serving_tls_cert is None else "https", listening.getsockname()[1]
-    _log.info("listening on %s://%s:%d with %d workers", scheme, settings.serving_host, port, settings.serving_workers)
+    _log.info("starting %d workers for %s://%s:%d", settings.serving_workers, scheme, settings.serving_host, port)
     work = {"files": files, "listening": listening, "metrics": metrics}
     roles = [Role(f"worker {at}", "serving.http.worker:serve", work, logs) for at in range(settings.serving_workers)]
     if settings.serving_table == "on":
@@ -112,15 +110,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has the port. Connections are refused until a worker that can answer listens: callers that know another
+    server go there at once.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if bound.family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((host, port))
     except (OSError, OverflowError) as error:
+        bound.close()
         raise Misconfigured(
             f"expected a free port to listen on, got {host}:{port}: {error}; set MOONTIDE_SERVING_PORT (0 takes a free one) "
             "or MOONTIDE_SERVING_HOST"
         ) from error
+    return bound
 
 
 if __name__ == "__main__":

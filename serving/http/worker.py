@@ -15,7 +15,7 @@ from typing import Final
 
 import uvicorn
 
-from moontide.errors import MoontideError
+from moontide.errors import Misconfigured, MoontideError
 from moontide.native import CHOSEN
 from moontide.settings import Settings
 from moontide.stores.kv import wall_clock
@@ -39,6 +39,8 @@ from serving.table_process import table_spaces
 
 #: The event loop and the thread that reads take turns; Python's 5 ms until one must give way are longer than a request.
 _SWITCH_SECONDS: Final = 0.0005
+#: Connections that wait while all workers are busy or being replaced.
+_BACKLOG: Final = 1_024
 _log = logging.getLogger(__name__)
 
 
@@ -47,11 +49,11 @@ def serve(files: SiteFiles, listening: socket.socket, metrics: Path | None) -> N
 
     Args:
         files: the site.
-        listening: a bound socket, which workers share.
+        listening: a bound socket, which workers share; the first that can answer listens.
         metrics: see `Metrics`.
 
     Raises:
-        Misconfigured: as `SiteFiles.open`, or settings and files as `serving.exposure.require_safe`.
+        Misconfigured: as `SiteFiles.open`, settings and files as `serving.exposure.require_safe`, or another server has the port.
         Transient: the store does not answer.
     """
     # Its files may have changed since the parent looked at them.
@@ -91,6 +93,7 @@ class _Told:
         """Let `server` answer until then."""
         self._server = server
         if not self._told:
+            _listen(listening)
             server.run([listening])
 
     def _end(self, *_: object) -> None:
@@ -99,6 +102,16 @@ class _Told:
             self._server.should_exit = True
         elif not told:
             sys.exit(0)
+
+
+def _listen(bound: socket.socket) -> None:
+    try:
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        # Two may be bound to one port for as long as neither listens.
+        raise Misconfigured(
+            f"expected a free port to listen on, got {bound.getsockname()[1]}: {error.strerror}; another server was faster"
+        ) from error
 
 
 def _request_log(settings: Settings, stack: contextlib.ExitStack) -> RequestLog | None:
@@ -152,6 +165,7 @@ def _config(site: Site, settings: Settings, ending: Callable[[], bool]) -> Timed
         http=protocol,
         ws="none",
         lifespan="off",
+        backlog=_BACKLOG,
         log_config=None,
         access_log=False,
         server_header=False,

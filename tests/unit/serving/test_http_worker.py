@@ -1,6 +1,7 @@
 """A worker's beginning and end, with everything that it opens replaced."""
 
 import signal
+import socket
 import sys
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from starlette.testclient import TestClient
 
 from moontide import Misconfigured, Transient
 from moontide.settings import Settings
+from serving.__main__ import _bound
 from serving.http import worker
 from tests.unit.serving.http_site import opened
 
@@ -122,5 +124,36 @@ def test_a_worker_that_is_told_while_it_answers_says_so_to_its_connections(signa
             seen.append("went on")
 
     monkeypatch.setattr(worker.uvicorn, "Server", Server)
-    worker.serve(SimpleNamespace(settings=Settings(home=tmp_path), open=lambda: (client.online, live)), None, None)
+    with _bound("127.0.0.1", 0) as listening:
+        worker.serve(SimpleNamespace(settings=Settings(home=tmp_path), open=lambda: (client.online, live)), listening, None)
     assert seen == [False, True, "went on"]
+
+
+@pytest.fixture
+def answers():
+    """A uvicorn that notes whether its port is open."""
+    seen = []
+
+    def run(sockets):
+        with socket.create_connection(sockets[0].getsockname(), timeout=10):
+            seen.append("open")
+
+    return SimpleNamespace(run=run, should_exit=False, seen=seen)
+
+
+def test_a_port_refuses_until_a_worker_answers_there(signals, answers):
+    with _bound("127.0.0.1", 0) as listening:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(listening.getsockname(), timeout=10)
+        worker._Told().run(answers, listening)
+        assert answers.seen == ["open"]
+        with pytest.raises(Misconfigured, match="expected a free port to listen on, got .*MOONTIDE_SERVING_PORT"):
+            _bound(*listening.getsockname())
+
+
+def test_of_two_servers_that_took_one_port_the_slower_ends(signals, answers):
+    with _bound("127.0.0.1", 0) as first, _bound("127.0.0.1", first.getsockname()[1]) as second:
+        worker._Told().run(answers, first)
+        with pytest.raises(Misconfigured, match="another server was faster"):
+            worker._Told().run(answers, second)
+    assert answers.seen == ["open"]
