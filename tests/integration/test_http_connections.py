@@ -10,7 +10,7 @@ import time
 import pytest
 
 from serving.http.protocol import guarded
-from tests.integration.http_callers import GET, HEADER_SECONDS, answering, answers, connected, ends, post
+from tests.integration.http_callers import GET, HEADER_SECONDS, PATIENT_SECONDS, answering, answers, connected, ends, post
 
 pytestmark = pytest.mark.integration
 BODY = b'{"user_id": "u"}'
@@ -19,14 +19,26 @@ H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A
 
 @pytest.fixture(scope="module")
 def port():
-    protocol = guarded(header_seconds=HEADER_SECONDS, most_connections=50)
-    with answering(protocol) as port:
+    with answering(guarded(header_seconds=PATIENT_SECONDS, most_connections=50)) as port:
         yield port
 
 
 @pytest.fixture
 def caller(port):
     with connected(port) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def strict_port():
+    with answering(guarded(header_seconds=HEADER_SECONDS, most_connections=50)) as port:
+        yield port
+
+
+@pytest.fixture
+def hurried(strict_port):
+    """A caller of a server that waits `HEADER_SECONDS`."""
+    with connected(strict_port) as made:
         yield made
 
 
@@ -70,34 +82,34 @@ def test_what_is_no_request_is_malformed(caller, said):
 
 
 @pytest.mark.parametrize("after", [b"x", b"\r\n"])
-def test_bytes_after_an_answer_hold_no_connection(caller, after):
-    caller.sendall(post(b"x" * 1000, path=b"/early")[:-500] if after == b"x" else GET)
-    assert answers(caller, 1)[0][0] == 200
+def test_bytes_after_an_answer_hold_no_connection(hurried, after):
+    hurried.sendall(post(b"x" * 1000, path=b"/early")[:-500] if after == b"x" else GET)
+    assert answers(hurried, 1)[0][0] == 200
     for _ in range(3):
-        caller.sendall(after)
+        hurried.sendall(after)
         time.sleep(0.05)
-    assert ends(caller, 5 * HEADER_SECONDS)
+    assert ends(hurried, 5 * HEADER_SECONDS)
 
 
-def test_the_rest_of_a_body_that_is_not_wanted_is_taken_and_the_connection_kept(caller):
+def test_the_rest_of_a_body_that_is_not_wanted_is_taken_and_the_connection_kept(hurried):
     whole = post(b"x" * 1_000_000, path=b"/early")
-    caller.sendall(whole[:1000])
-    assert answers(caller, 1)[0][0] == 200
-    caller.sendall(whole[1000:])
+    hurried.sendall(whole[:1000])
+    assert answers(hurried, 1)[0][0] == 200
+    hurried.sendall(whole[1000:])
     time.sleep(0.8 * HEADER_SECONDS)
-    caller.sendall(GET[:10])
+    hurried.sendall(GET[:10])
     time.sleep(0.5 * HEADER_SECONDS)
-    caller.sendall(GET[10:])
-    assert answers(caller, 1)[0][0] == 200
+    hurried.sendall(GET[10:])
+    assert answers(hurried, 1)[0][0] == 200
 
 
-def test_a_rest_without_end_is_not(caller):
-    caller.sendall(post(b"", path=b"/early").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked"))
-    assert answers(caller, 1)[0][0] == 200
+def test_a_rest_without_end_is_not(hurried):
+    hurried.sendall(post(b"", path=b"/early").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked"))
+    assert answers(hurried, 1)[0][0] == 200
     chunk, began = b"100000\r\n" + b" " * (1 << 20) + b"\r\n", time.monotonic()
     with pytest.raises(OSError):  # noqa: PT011 - reset or pipe
         for _ in range(200):
-            caller.sendall(chunk)
+            hurried.sendall(chunk)
     assert time.monotonic() - began < 5 * HEADER_SECONDS
 
 
@@ -129,16 +141,19 @@ def test_a_body_sent_before_the_next_head_does_not_count_as_one(caller):
     assert [status for status, _ in answers(caller, 2)] == [200, 200]
 
 
-def test_a_connection_is_used_again_for_as_long_as_it_is(caller):
+def test_a_connection_is_used_again_for_as_long_as_it_is(hurried):
     for _ in range(4):
-        caller.sendall(GET)
-        assert answers(caller, 1)[0][0] == 200
+        hurried.sendall(GET)
+        assert answers(hurried, 1)[0][0] == 200
         time.sleep(0.4 * HEADER_SECONDS)
 
 
 def test_a_server_that_ends_closes_each_connection_with_its_next_answer():
     told = []
-    with answering(guarded(header_seconds=10, most_connections=50, ending=lambda: bool(told))) as port, connected(port) as caller:
+    with (
+        answering(guarded(header_seconds=PATIENT_SECONDS, most_connections=50, ending=lambda: bool(told))) as port,
+        connected(port) as caller,
+    ):
         caller.sendall(GET)
         assert answers(caller, 1)[0][0] == 200
         told.append(True)

@@ -10,14 +10,14 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from serving.http.protocol import guarded
-from tests.integration.http_callers import GET, HEADER_SECONDS, answering, answers, app, connected, ends, post
+from tests.integration.http_callers import GET, HEADER_SECONDS, PATIENT_SECONDS, answering, answers, app, connected, ends, post
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
 def port():
-    with answering(guarded(header_seconds=HEADER_SECONDS, most_connections=50)) as port:
+    with answering(guarded(header_seconds=PATIENT_SECONDS, most_connections=50)) as port:
         yield port
 
 
