@@ -92,7 +92,7 @@ def test_a_killed_worker_is_replaced_and_nobody_waits_for_it(site):
             answered += 1
         except (OSError, http.client.HTTPException):
             # A connection that the killed one had taken already.
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 10
         connection.close()
         now = site.children()
         if len(now) == 2 and before[0] not in now and answered >= 20:

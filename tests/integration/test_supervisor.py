@@ -131,7 +131,7 @@ def test_reading_a_site_ends_with_whoever_wants_it(tmp_path):
     finally:
         signal.signal(signal.SIGALRM, before)
     # Feast takes seconds to import.
-    assert time.monotonic() - began < 1 and not multiprocessing.active_children()
+    assert time.monotonic() - began < 2 and not multiprocessing.active_children()
 
 
 class Crash:

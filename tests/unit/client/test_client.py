@@ -97,7 +97,7 @@ def drip(handler):
     handler.send_header("content-length", "1000")
     handler.end_headers()
     try:
-        for _ in range(60):
+        for _ in range(200):
             handler.wfile.write(b"x")
             handler.wfile.flush()
             time.sleep(0.02)
@@ -252,14 +252,14 @@ def test_a_connection_that_the_server_closed_while_it_was_idle_costs_no_attempt(
     assert len(server.asked) == 2 and server.connections == 2
 
 
-@pytest.mark.parametrize("broken", [drip, lambda handler: time.sleep(1.0)], ids=["drip", "silence"])
+@pytest.mark.parametrize("broken", [drip, lambda handler: time.sleep(3.0)], ids=["drip", "silence"])
 def test_the_deadline_holds_against_a_slow_server(connect, serve, broken):
     server = serve(broken)
     with connect(server.url, timeout=0.3) as client:
         start = time.monotonic()
         with pytest.raises(Unavailable, match="raise timeout"):
             client.features("u", ["a"])
-        assert 0.25 < time.monotonic() - start < 0.8
+        assert 0.25 < time.monotonic() - start < 2
 
 
 @contextmanager
@@ -287,9 +287,10 @@ def test_the_deadline_is_one_for_all_addresses_of_a_name(serve, monkeypatch, liv
     with swallowing(4) as places:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: [*places, last] if live else places)
         start = time.monotonic()
-        with Client("http://many.example:1", timeout=0.3) as client, nullcontext() if live else pytest.raises(Unavailable):
+        with Client("http://many.example:1", timeout=0.8) as client, nullcontext() if live else pytest.raises(Unavailable):
             client.features("u", ["a"])
-        assert time.monotonic() - start < 0.6
+        # Four addresses with a deadline each would take 3.2 s.
+        assert time.monotonic() - start < 2
 
 
 def test_a_host_that_is_none_is_said_at_once():
