@@ -34,7 +34,7 @@ def read_log(folder: Path, cutoff: str | None, *, titles: bool = True) -> pd.Dat
     Args:
         folder: the shop's.
         cutoff: an ISO day; None: all sales.
-        titles: whether the titles that items were sold under are wanted, as column ``title``.
+        titles: whether the titles that items were sold under are wanted, as column ``title``; all null where the file has none.
 
     Returns:
         columns ``basket_id``, ``event_timestamp`` (UTC without a zone; NaT: not known), ``item_id`` (without white space around
@@ -47,16 +47,16 @@ def read_log(folder: Path, cutoff: str | None, *, titles: bool = True) -> pd.Dat
     if not path.is_file():
         return None
     table = read_table(path)
-    wanted = ("basket_id", "event_timestamp", "item_id", *(["sold_title"] if titles else []))
-    columns = {name: column(table, name) for name in wanted}
+    columns = {name: column(table, name) for name in ("basket_id", "event_timestamp", "item_id")}
     missing = [" or ".join(ALIASES[name]) for name, values in columns.items() if values is None]
     if missing:
         raise Misconfigured(f"{path}: expected a column {', and one '.join(missing)}, got {list(table.columns)}")
-    log = pd.DataFrame(columns).rename(columns={"sold_title": "title"})
+    log = pd.DataFrame(columns)
     log["item_id"] = log["item_id"].astype(str).str.strip()
     log["event_timestamp"] = _times(log["event_timestamp"], path)
     if titles:
-        log["title"] = log["title"].astype("string")
+        sold_as = column(table, "sold_title")
+        log["title"] = pd.Series(pd.NA, index=log.index, dtype="string") if sold_as is None else sold_as.astype("string")
     sold = ~log["basket_id"].astype(str).str.strip().str.fullmatch(CANCELLATION)
     if "Quantity" in table:
         sold &= _quantities(table["Quantity"], path) > 0

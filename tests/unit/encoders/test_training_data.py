@@ -164,6 +164,18 @@ def test_times_of_any_kind_mean_the_same(tmp_path: Path, spell: Callable[[pd.Ser
     assert log["event_timestamp"].dt.tz is None
 
 
+def test_a_log_without_titles_has_baskets_and_no_other_wordings(tmp_path: Path) -> None:
+    path = _shop(tmp_path / "shop") / "transactions.parquet"
+    whole = read_data_set(path.parent, cutoff=None, licensed=False)
+    pd.read_parquet(path).drop(columns=["title"]).to_parquet(path)
+    data = read_data_set(path.parent, cutoff=None, licensed=False)
+    assert whole.variants
+    assert data.variants == ()
+    assert whole.baskets is not None
+    assert data.baskets is not None
+    assert data.baskets.items.tolist() == whole.baskets.items.tolist()
+
+
 def test_only_c_and_digits_alone_is_a_cancellation(tmp_path: Path) -> None:
     path = _shop(tmp_path / "shop") / "transactions.parquet"
     table = pd.read_parquet(path).assign(Quantity=1)

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoders.purchases import read_purchases
-from encoders.transactions import read_log
 from moontide.errors import Misconfigured
 from moontide.pit.impressions import RATIO, make_impressions
 from moontide.pit.purchases import DAY
@@ -169,8 +168,6 @@ def test_purchases_need_no_title_and_a_missing_column_is_asked_for_by_the_names_
     with pytest.raises(Misconfigured, match="expected a column basket_id or InvoiceNo, got"):
         shop_of(tmp_path, user_id=["u"], item_id=["a"], event_timestamp=[pd.Timestamp("2011-01-05")])
     shop_of(tmp_path, user_id=["u"], item_id=["a"], basket_id=["1"], event_timestamp=[pd.Timestamp("2011-01-05")])
-    with pytest.raises(Misconfigured, match="expected a column title or Description, got"):
-        read_log(tmp_path, None)
 
 
 def test_missing_files_and_columns_are_named(tmp_path):
