@@ -76,7 +76,7 @@ def serve(files: SiteFiles, listening: socket.socket, metrics: Path | None) -> N
 
 
 class _Told:
-    """Whether this process was told to end, from now on. Before it answers that ends it: its port is open, and nobody accepts."""
+    """Whether this process was told to end, from now on. Before it answers, that ends it at once."""
 
     def __init__(self) -> None:
         self._told = False

@@ -6,8 +6,10 @@ import socket
 import threading
 import time
 
+import pytest
 import uvicorn
 
+from serving.http.protocol import guarded
 from serving.http.tls import TimedConfig
 
 #: The limit of tests about it; all others have `PATIENT_SECONDS`, which no busy machine uses up.
@@ -83,3 +85,25 @@ def connected(port):
     with socket.create_connection(("127.0.0.1", port)) as made:
         made.settimeout(10)
         yield made
+
+
+def served(header_seconds):
+    """A fixture: the port of a server with that limit, for the tests of a module."""
+
+    @pytest.fixture(scope="module")
+    def port():
+        with answering(guarded(header_seconds=header_seconds, most_connections=50)) as port:
+            yield port
+
+    return port
+
+
+def connects(port):
+    """A fixture: a connection to the server of the fixture named `port`."""
+
+    @pytest.fixture
+    def caller(request):
+        with connected(request.getfixturevalue(port)) as made:
+            yield made
+
+    return caller

@@ -10,36 +10,27 @@ import time
 import pytest
 
 from serving.http.protocol import guarded
-from tests.integration.http_callers import GET, HEADER_SECONDS, PATIENT_SECONDS, answering, answers, connected, ends, post
+from tests.integration.http_callers import (
+    GET,
+    HEADER_SECONDS,
+    PATIENT_SECONDS,
+    answering,
+    answers,
+    connected,
+    connects,
+    ends,
+    post,
+    served,
+)
 
 pytestmark = pytest.mark.integration
 BODY = b'{"user_id": "u"}'
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAA\r\n"
 
-
-@pytest.fixture(scope="module")
-def port():
-    with answering(guarded(header_seconds=PATIENT_SECONDS, most_connections=50)) as port:
-        yield port
-
-
-@pytest.fixture
-def caller(port):
-    with connected(port) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def strict_port():
-    with answering(guarded(header_seconds=HEADER_SECONDS, most_connections=50)) as port:
-        yield port
-
-
-@pytest.fixture
-def hurried(strict_port):
-    """A caller of a server that waits `HEADER_SECONDS`."""
-    with connected(strict_port) as made:
-        yield made
+port = served(PATIENT_SECONDS)
+caller = connects("port")
+strict_port = served(HEADER_SECONDS)
+hurried = connects("strict_port")
 
 
 @pytest.mark.parametrize("how", ["at once", "later", "by byte", "chunked", "large"])

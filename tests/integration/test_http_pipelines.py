@@ -10,21 +10,23 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from serving.http.protocol import guarded
-from tests.integration.http_callers import GET, HEADER_SECONDS, PATIENT_SECONDS, answering, answers, app, connected, ends, post
+from tests.integration.http_callers import (
+    GET,
+    HEADER_SECONDS,
+    PATIENT_SECONDS,
+    answering,
+    answers,
+    app,
+    connects,
+    ends,
+    post,
+    served,
+)
 
 pytestmark = pytest.mark.integration
 
-
-@pytest.fixture(scope="module")
-def port():
-    with answering(guarded(header_seconds=PATIENT_SECONDS, most_connections=50)) as port:
-        yield port
-
-
-@pytest.fixture
-def caller(port):
-    with connected(port) as made:
-        yield made
+port = served(PATIENT_SECONDS)
+caller = connects("port")
 
 
 class Counted(guarded(header_seconds=HEADER_SECONDS, most_connections=50)):
